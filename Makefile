@@ -1,0 +1,84 @@
+# Every target sets itself up in .venv. `make demo` and `make test` are all a newcomer needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DATASET ?= ml-100k
+PORT ?= 3000
+MLFLOW_PORT ?= 5000
+DAGSTER_PORT ?= 3070
+
+export DVC_NO_ANALYTICS = 1
+export GX_ANALYTICS_ENABLED = false
+export BENTOML_DO_NOT_TRACK = True
+export MLFLOW_DISABLE_TELEMETRY = true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
+export HF_HUB_OFFLINE = 1
+export TRANSFORMERS_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.done ## a virtual environment with everything, pinned
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install it, or make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@# dvc.lock is written by every run; a template's clone stays clean, your own repository should commit it
+	@# (git update-index --no-skip-worktree dvc.lock).
+	@git update-index --skip-worktree dvc.lock 2>/dev/null || true
+	@touch $@
+
+demo: setup ## ML-100K through the whole graph, and the verdict
+	$(BIN)/segue run --dataset ml-100k
+	@$(BIN)/segue summary --dataset ml-100k
+	@echo
+	@echo "read    reports/ml-100k/index.html   reports/ml-100k/evaluation.html"
+	@echo "ui      make ui      Dagster http://127.0.0.1:$(DAGSTER_PORT)   MLflow http://127.0.0.1:$(MLFLOW_PORT)"
+	@echo "serve   make serve   http://127.0.0.1:$(PORT)   (the contender: {\"path\": \"generative\"})"
+
+test: setup ## the tests that CI runs
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup ## the long ones too
+	$(BIN)/python -m pytest -m ""
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict on src/
+	$(BIN)/mypy
+
+imports: setup ## imports run one way
+	$(BIN)/lint-imports --no-cache
+
+check: lint types imports ## lint, types, imports
+
+ui: setup ## Dagster (webserver and daemon) and MLflow
+	$(BIN)/python -m orchestration.ui --dagster-port $(DAGSTER_PORT) --mlflow-port $(MLFLOW_PORT)
+
+serve: setup ## bentoml serve, following the deployment
+	SEGUE_DATASET=$(DATASET) $(BIN)/bentoml serve bento.service:Recommender --host 127.0.0.1 --port $(PORT)
+
+day-two: setup ## take in what arrived
+	$(BIN)/segue day-two --dataset $(DATASET)
+
+bench: setup ## every benchmark, and RESULTS.md from what they wrote
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.render
+
+clean: ## what the graph wrote; state/ stays
+	rm -rf data reports

@@ -1,0 +1,38 @@
+"""The resource through which assets reach the library: a workspace and parameter overrides."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from segue.params import Params, load_params
+from segue.steps.registry import STEPS
+from segue.steps.runner import Outcome, run_step
+from segue.workspace import Workspace
+
+_NUMBER = {step.name: number for number, step in enumerate(STEPS, start=1)}
+
+
+class Graph(dg.ConfigurableResource):
+    """Runs steps. ``overrides`` are ``section.key=value``, as on the command line."""
+
+    root: str = Field(default="", description="The checkout; empty: found as the command line finds it")
+    overrides: list[str] = Field(default_factory=list, description="section.key=value, over the profile")
+
+    def workspace(self) -> Workspace:
+        return Workspace(Path(self.root).resolve()) if self.root else Workspace.find()
+
+    def params(self, dataset: str) -> Params:
+        return load_params(self.workspace(), dataset, self.overrides)
+
+    def run(self, dataset: str, step: str) -> Outcome:
+        """Bring one step up to date and say so on stderr."""
+        where = f"[{_NUMBER[step]:2}/{len(STEPS)}] {step}"
+        print(f"{where} …", file=sys.stderr, flush=True)
+        outcome = run_step(self.workspace(), dataset, step, self.params(dataset), engine="dagster")
+        told = outcome.message or outcome.status.replace("_", " ")
+        print(f"{where}: {told} ({outcome.seconds:.1f} s)", file=sys.stderr, flush=True)
+        return outcome

@@ -1,0 +1,1 @@
+"""Benchmarks: each is one command, writes results/<name>.json, and is rendered into RESULTS.md, never typed."""

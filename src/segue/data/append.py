@@ -1,0 +1,198 @@
+"""Data that arrives later: checked whole, landed once, and merged into the dataset at its next ingestion.
+
+``landing/{interactions,items}/<sha16>.parquet`` hold what was appended, in canonical columns; the name is the
+hash of the rows, so that the same rows land once, whatever file brought them. ``landing/arrivals.json`` keeps
+their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from segue.artifacts import read_json, write_json
+from segue.data.readers import is_ordered, source_of
+from segue.data.settings import DataSettings, TableSource
+from segue.data.sources import (
+    CATALOGUE_SCHEMA,
+    INTERACTIONS_SCHEMA,
+    Kind,
+    canonicalize,
+    find_mapping,
+    read_file,
+    with_order,
+)
+from segue.errors import DataError
+from segue.lock import dataset_lock
+from segue.params import Params
+from segue.schema import Catalogue, Interactions
+from segue.workspace import Workspace
+
+ARRIVALS: Final = "arrivals.json"
+_FOLDERS: Final[dict[Kind, str]] = {"interactions": "interactions", "catalogue": "items"}
+
+
+def append(
+    workspace: Workspace, dataset: str, params: Params, events: Path | None, items: Path | None
+) -> dict[str, Any]:
+    """Land ``events`` and ``items`` (CSV or Parquet, in our column names or in those of the dataset's own
+    source).
+
+    Both files are read and checked before anything is written. Returns, for ``interactions`` and ``items``,
+    None or {rows, file, new}; ``new`` is false where the same rows had landed before, and then nothing is
+    added. Raises DataError as ingestion does, and where neither file is given.
+    """
+    if events is None and items is None:
+        raise DataError("nothing to append: give --events, --items or both")
+    tables: dict[Kind, pl.DataFrame] = {}
+    if events is not None:
+        tables["interactions"] = _read_events(events, params.data)
+    if items is not None:
+        tables["catalogue"] = _read_appended(items, "catalogue", params.data)
+    with dataset_lock(workspace.state(dataset), purpose=f"append to {dataset}"):
+        landed = {kind: _land(workspace.landing(dataset), kind, table) for kind, table in tables.items()}
+    return {folder: landed.get(kind) for kind, folder in _FOLDERS.items()}
+
+
+def read_landed(workspace: Workspace, dataset: str, kind: Kind) -> list[pl.DataFrame]:
+    """Everything of ``kind`` that was appended, in order of arrival.
+
+    A file that somebody else put there comes after those, by name. Raises DataError for one that is damaged
+    or does not have our columns.
+    """
+    landing = workspace.landing(dataset)
+    folder = landing / _FOLDERS[kind]
+    names = {path.stem: path for path in sorted(folder.glob("*.parquet")) if not path.name.startswith(".")}
+    arrived = [name for name in _arrivals(landing)[_FOLDERS[kind]] if name in names]
+    tables = []
+    for name in (*arrived, *(name for name in names if name not in set(arrived))):
+        source = TableSource(path=str(names[name]), format="parquet")
+        table = canonicalize(read_file(str(names[name]), source), source, kind, str(names[name]))
+        tables.append(with_order(table) if kind == "interactions" else table)
+    return tables
+
+
+def add_events(base: pl.DataFrame, appended: Sequence[pl.DataFrame], *, has_timestamps: bool) -> pl.DataFrame:
+    """``base`` and everything appended to it, in order of arrival, ``order`` counted through.
+
+    Where the base carries order instead of time, so does what is appended.
+    """
+    events = with_order(pl.concat([base, *appended]).drop(Interactions.ORDER))
+    if has_timestamps:
+        return events
+    return events.with_columns(pl.lit(None, dtype=pl.Int64).alias(Interactions.TIMESTAMP))
+
+
+def add_items(base: pl.DataFrame, appended: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """``base`` with the appended items: a known item_id is updated in place, a new one added at the end.
+
+    The last one wins, field by field: a field that the later row leaves empty keeps its former value. Rows of
+    ``base`` that repeat an id, and rows without one, stay as they are, for validation to judge.
+    """
+    if not appended:
+        return base
+    fields = [name for name in CATALOGUE_SCHEMA if name != Catalogue.ITEM]
+    everything = pl.concat(appended)
+    # A repeated id within the base is a fault of the base (validation's to name), within the appends it is history.
+    latest = (
+        everything.filter(pl.col(Catalogue.ITEM).is_not_null())
+        .group_by(Catalogue.ITEM, maintain_order=True)
+        .agg(pl.col(name).drop_nulls().last() for name in fields)
+    )
+    updated = base.join(
+        latest, on=Catalogue.ITEM, how="left", suffix="_appended", maintain_order="left"
+    ).select(pl.col(Catalogue.ITEM), *(pl.coalesce(f"{name}_appended", name).alias(name) for name in fields))
+    added = latest.join(base, on=Catalogue.ITEM, how="anti", maintain_order="left")
+    nameless = everything.filter(pl.col(Catalogue.ITEM).is_null())
+    columns = list(CATALOGUE_SCHEMA)
+    return pl.concat([updated.select(columns), added.select(columns), nameless.select(columns)])
+
+
+def _read_events(path: Path, settings: DataSettings) -> pl.DataFrame:
+    table = _read_appended(path, "interactions", settings)
+    if table[Interactions.TIMESTAMP].null_count() == table.height and not is_ordered(settings):
+        raise DataError(f"{path}: no event has a timestamp, and this dataset is not one of ordered sequences")
+    return table
+
+
+def _read_appended(path: Path, kind: Kind, settings: DataSettings) -> pl.DataFrame:
+    name = str(path.expanduser())
+    ours = TableSource(path=name)
+    source = source_of(settings, kind)
+    # A headerless source matches anything, so there our names are tried first.
+    candidates = [ours] if source is None else [_renamed(source, name), ours]
+    if source is not None and not source.has_header:
+        candidates.reverse()
+    found: list[str] = []
+    for candidate in candidates:
+        try:
+            frame = read_file(name, candidate)
+        except DataError:
+            if candidate is candidates[-1]:
+                raise
+            continue
+        found = frame.columns
+        if find_mapping(found, candidate.columns, kind):
+            if candidate is ours and kind == "interactions":
+                candidate = _guess_unit(frame, candidate)
+            table = canonicalize(frame, candidate, kind, name)
+            if table.is_empty():
+                raise DataError(f"{name} holds no rows")
+            return table
+    needed = ["user_id and item_id" if kind == "interactions" else "item_id"]
+    if source is not None and source.columns:
+        mapped = (source.columns.get(column) for column in (Interactions.USER, Interactions.ITEM))
+        needed.append(" and ".join(repr(column) for column in mapped if column))
+    raise DataError(f"{name} has the columns {', '.join(map(repr, found))}; it needs {', or '.join(needed)}")
+
+
+def _renamed(source: TableSource, path: str) -> TableSource:
+    """``source``'s names and formats for another file, whose own ending says whether it is CSV or Parquet."""
+    return source.model_copy(update={"path": path, "sql": None, "query": None, "format": "auto"})
+
+
+def _guess_unit(frame: pl.DataFrame, source: TableSource) -> TableSource:
+    """Under our own names a timestamp is seconds, or ISO 8601 where it is no number."""
+    if Interactions.TIMESTAMP in frame.columns and frame[Interactions.TIMESTAMP].dtype == pl.String:
+        values = frame[Interactions.TIMESTAMP].drop_nulls()
+        if not values.is_empty() and values.head(1).cast(pl.Float64, strict=False).null_count():
+            return source.model_copy(update={"timestamp_unit": "iso"})
+    return source
+
+
+def _land(landing: Path, kind: Kind, table: pl.DataFrame) -> dict[str, Any]:
+    folder = landing / _FOLDERS[kind]
+    name = _hash_rows(table)
+    path = folder / f"{name}.parquet"
+    arrivals = _arrivals(landing)
+    new = not path.is_file()
+    if new:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}"
+        if kind == "interactions":
+            with_order(table).select(list(INTERACTIONS_SCHEMA)).write_parquet(temporary)
+        else:
+            table.write_parquet(temporary)
+        os.replace(temporary, path)
+    if name not in arrivals[_FOLDERS[kind]]:
+        arrivals[_FOLDERS[kind]].append(name)
+        write_json(landing / ARRIVALS, arrivals)
+    return {"rows": table.height, "file": path.name, "new": new}
+
+
+def _hash_rows(table: pl.DataFrame) -> str:
+    return hashlib.sha256(table.write_ndjson().encode("utf-8")).hexdigest()[:16]
+
+
+def _arrivals(landing: Path) -> dict[str, list[str]]:
+    path = landing / ARRIVALS
+    if not path.is_file():
+        return {folder: [] for folder in _FOLDERS.values()}
+    value: Any = read_json(path)
+    return {folder: [str(name) for name in value.get(folder, [])] for folder in _FOLDERS.values()}

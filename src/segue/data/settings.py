@@ -1,0 +1,104 @@
+"""Settings of ingestion, validation and splits."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from segue.settings import Settings
+
+
+class TableSource(Settings):
+    """Where a table comes from and how its columns are called there.
+
+    Exactly one of ``path`` and ``sql`` is set:
+
+    - ``path``: a file, folder, glob or fsspec URL (``s3://…``, ``memory://…``) of CSV or Parquet; a relative
+      one counts from the folder of ``params.yaml``; ``${SEGUE_DATA}`` and other environment variables are
+      expanded.
+    - ``sql`` with ``query``: a SQLAlchemy URL, or ``env:NAME`` for one that an environment variable holds, so
+      that no password stands in a file. Give the query an ORDER BY: the rows' order is part of what is
+      hashed.
+    """
+
+    path: str | None = None
+    format: Literal["auto", "csv", "parquet"] = (
+        "auto"  # auto: Parquet by the ending .parquet or .pq, else CSV
+    )
+    separator: str = Field(
+        ",", min_length=1
+    )  # more than one character ("::") is taken literally, without quoting
+    encoding: str = "utf8"  # any of Python's: latin-1, cp1252, utf-16 …
+    has_header: bool = True
+    sql: str | None = None
+    query: str | None = None
+    columns: dict[str, str] = Field(
+        default_factory=dict
+    )  # our name -> the source's; without a header "1", "2", …
+    category_separator: str = Field("|", min_length=1)
+    timestamp_unit: Literal["s", "ms", "us", "iso"] = "s"  # date and time types of Parquet and SQL need none
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.sql is None):
+            raise ValueError("a table needs exactly one of `path` and `sql`")
+        if (self.sql is None) != (self.query is None):
+            raise ValueError("`sql` and `query` go together")
+        return self
+
+
+class DataSettings(Settings):
+    """A dataset's sources. ``reader`` names a built-in reader for data that is no plain table."""
+
+    title: str = ""
+    terms: str = ""
+    reader: Literal["tables", "ml-100k", "movielens", "movietweetings", "amazon-sequences"] = "tables"
+    folder: str | None = None  # of a built-in reader's files; ${SEGUE_DATA} is expanded
+    interactions: TableSource | None = None
+    catalogue: TableSource | None = None  # None: the catalogue is the items that occur in the interactions
+    ordered: bool = False  # tables without timestamps: the rows of a user stand in order of time
+
+    @model_validator(mode="after")
+    def _sources_of_the_reader(self) -> Self:
+        if self.reader == "tables":
+            if self.interactions is None:
+                raise ValueError("the reader `tables` needs `interactions`")
+        elif self.interactions is not None or self.catalogue is not None:
+            raise ValueError(
+                f"the reader `{self.reader}` knows its own tables: drop `interactions` and `catalogue`"
+            )
+        if self.reader not in ("tables", "ml-100k") and self.folder is None:
+            raise ValueError(f"the reader `{self.reader}` needs `folder`")
+        return self
+
+
+class ValidationSettings(Settings):
+    """What a table must satisfy, and what happens to rows that do not."""
+
+    on_bad_rows: Literal["quarantine", "stop"] = "quarantine"
+    max_quarantined_share: float = Field(0.05, ge=0, le=1)  # of a table's rows; more stops the run
+    min_interactions: int = Field(1000, ge=1)  # counted after the quarantine, as are the next two
+    min_users: int = Field(50, ge=1)
+    min_items: int = Field(50, ge=1)
+    max_age_days: float | None = Field(None, gt=0)  # freshness of the newest event; None: not checked
+    max_future_days: float = Field(1.0, ge=0)
+    min_weight: float | None = None
+    max_weight: float | None = None
+
+
+class SplitSettings(Settings):
+    """CONTRACTS section 5."""
+
+    primary: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    seed: int = 17
+    new_user_share: float = Field(0.1, ge=0, lt=0.5)  # in expectation: membership is a hash of the user alone
+    replay_user_share: float = Field(0.1, ge=0, lt=0.5)
+    k_core: int = Field(0, ge=0)
+    min_history: int = Field(3, ge=3)  # events a user needs to be evaluated by leave-one-out
+    global_time_train_share: float = Field(0.8, gt=0, lt=1)  # of the regular users' events, by time
+    global_time_validation_share: float = Field(
+        0.1, gt=0, lt=1
+    )  # of the training window's events: its last slice
+    global_time_min_test_users: int = 200
+    cold_items: bool = True  # keep catalogue items that nobody has touched

@@ -1,0 +1,1 @@
+"""How paths are judged. Imports no model."""

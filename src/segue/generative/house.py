@@ -1,0 +1,444 @@
+"""The house model: reads one position an event, speaks code by code.
+
+A causal Transformer reads events; each event's input is the sum of its item's code embeddings, a projection
+of the item's content vector and the logarithmic bucket of the time since the event before. A light
+autoregressive head emits the codes of the next item. Its distribution at level l is a softmax over the
+*children* of the prefix that exist in the trie, each scored by the dot product of the head's normalised
+state with the child's *node vector*: the embedding of its code plus a projection of the mean content below
+it. A dense head shares the encoder and scores the whole catalogue by cosine, as in LIGER (Yang et al. 2024)
+and COBRA (Yang et al. 2025); "one position an item, codes only in the head" keeps sequences L times shorter
+than TIGER's (Rajput et al. 2023).
+
+Nothing here is tied to an item's index: the weights speak of codes and content alone. Code embeddings start
+at zero, so a code that no training touched adds nothing, and the last level, which only tells neighbours
+apart, has none: its node vectors are content alone. So an item that is inserted later is read and spoken
+through trained parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segue.decoding.trie import Trie
+from segue.errors import BindingError
+from segue.generative.protocol import BoundItems, HistoryBatch
+from segue.generative.settings import GenerativeSettings
+
+_GAP_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
+_FULL_SOFTMAX_ITEMS = 20_000  # above it the dense head's loss samples its negatives
+_ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children
+
+
+@dataclass(frozen=True, slots=True)
+class HouseContext:
+    """What :meth:`HouseModel.encode` knows of B requests."""
+
+    histories: HistoryBatch
+    state: Tensor  # [B, d] hidden state after the last event
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What follows from the items; nothing of it is saved with the weights."""
+
+    items: BoundItems
+    trie: Trie
+    node_content: list[Tensor]  # L of [n_(d+1), D]: the mean content below each node
+    active: Tensor  # [A] item indices
+
+
+class HouseModel(nn.Module):
+    """Implements :class:`segue.generative.protocol.GenerativeRecommender`. d is ``settings.dimensions``."""
+
+    def __init__(
+        self,
+        settings: GenerativeSettings,
+        *,
+        codebook_id: str,
+        level_sizes: Sequence[int],
+        content_dimensions: int,
+    ) -> None:
+        super().__init__()
+        width = settings.dimensions
+        self.settings = settings
+        self.codebook_id = codebook_id
+        self.level_sizes = tuple(int(size) for size in level_sizes)
+        self.content_dimensions = content_dimensions
+        coded = self.level_sizes[:-1]
+        self.start = nn.Parameter(torch.randn(width) * 0.02)
+        self.missing = nn.Parameter(torch.zeros(content_dimensions))
+        self.read_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.read_content = _Projection(content_dimensions, width, settings.dropout)
+        self.gaps = nn.Embedding(_GAP_BUCKETS, width)
+        nn.init.normal_(self.gaps.weight, std=0.02)
+        self.blocks = nn.ModuleList(
+            _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(settings.dropout)
+        # Code head.
+        self.head = _CodeHead(width, len(self.level_sizes), settings.dropout)
+        self.prefix_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.node_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.node_projections = nn.ModuleList(
+            _Projection(content_dimensions, width, settings.dropout) for _ in self.level_sizes
+        )
+        # Dense head.
+        self.user_projection = nn.Linear(width, width)
+        self.item_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.item_content = _Projection(content_dimensions, width, settings.dropout)
+        self._bound: _Bound | None = None
+        self._cache: dict[str, Tensor] = {}
+
+    # Binding.
+
+    def bind(self, items: BoundItems) -> None:
+        """Derive the trie and the content below each of its nodes.
+
+        Raises BindingError for another codebook, other level sizes, or vectors of another width.
+        """
+        if items.codebook_id != self.codebook_id or tuple(items.level_sizes) != self.level_sizes:
+            raise BindingError(
+                f"the model speaks codebook {self.codebook_id[:12]} {list(self.level_sizes)}, "
+                f"the item map {items.codebook_id[:12]} {list(items.level_sizes)}: "
+                "bind an item map of the model's codebook"
+            )
+        if items.vectors.shape[1] != self.content_dimensions:
+            raise BindingError(
+                f"the model reads content of {self.content_dimensions} dimensions, the items' vectors have "
+                f"{items.vectors.shape[1]}: bind the vectors that belong to the item map"
+            )
+        device = self.start.device
+        items = BoundItems(
+            codebook_id=items.codebook_id,
+            level_sizes=self.level_sizes,
+            codes=items.codes.to(device, torch.int64),
+            vectors=_scaled(items.vectors.to(device, torch.float32), items.present.to(device)),
+            present=items.present.to(device),
+            active=items.active.to(device),
+        )
+        trie = Trie.build(items.codes, self.level_sizes, items.active)
+        content = trie.mean_below(items.vectors, items.present.float())
+        self._bound = _Bound(items, trie, content, torch.nonzero(items.active).flatten())
+        self._cache = {}
+
+    @property
+    def max_length(self) -> int:
+        return self.settings.max_length
+
+    @property
+    def bound(self) -> BoundItems:
+        return self._tables.items
+
+    @property
+    def trie(self) -> Trie:
+        """Of the items that the model is bound to."""
+        return self._tables.trie
+
+    @property
+    def _tables(self) -> _Bound:
+        if self._bound is None:
+            raise BindingError("the model is bound to no items: call bind first")
+        return self._bound
+
+    def train(self, mode: bool = True) -> HouseModel:
+        self._cache = {}  # weights may change
+        super().train(mode)
+        return self
+
+    # The encoder.
+
+    def _events(self, batch: HistoryBatch) -> Tensor:
+        """[B, T, d] inputs of the events. Each item is embedded once, then looked up."""
+        reading = self._cached("reading", self._reading)
+        gap = F.pad((batch.timestamps[:, 1:] - batch.timestamps[:, :-1]).clamp(min=0), (1, 0))
+        bucket = torch.log2(gap.double() + 1).long().clamp(max=_GAP_BUCKETS - 1)
+        gaps: Tensor = self.gaps(bucket)
+        return F.embedding(batch.items, reading) + gaps
+
+    def _reading(self) -> Tensor:
+        """[N, d]: how each item is read."""
+        items = self._tables.items
+        content: Tensor = self.read_content(self._content(items.vectors, items.present))
+        codes = [table(items.codes[:, level]) for level, table in enumerate(self.read_codes)]
+        return torch.stack([content, *codes]).sum(dim=0)
+
+    def _content(self, vectors: Tensor, present: Tensor) -> Tensor:
+        content: Tensor = torch.where(present.unsqueeze(-1), vectors, self.missing)
+        return content
+
+    def _hidden(self, batch: HistoryBatch) -> Tensor:
+        """[B, T + 1, d]: state 0 knows nothing, state t the first t events."""
+        events = self._events(batch)
+        hidden = torch.cat([self.start.expand(len(events), 1, -1).to(events.dtype), events], dim=1)
+        hidden = self.dropout(hidden)
+        rotation = _rotation(hidden.shape[1], self.settings.dimensions // self.settings.heads, hidden.device)
+        for block in self.blocks:
+            hidden = block(hidden, rotation)
+        normalised: Tensor = self.norm(hidden)
+        return normalised
+
+    def encode(
+        self,
+        histories: HistoryBatch,
+        context: Sequence[dict[str, str]] | None = None,  # noqa: ARG002  # this model reads no context
+    ) -> HouseContext:
+        batch = histories.to(self.start.device)
+        hidden = self._hidden(batch)
+        return HouseContext(batch, hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths])
+
+    def append(self, context: HouseContext, events: HistoryBatch) -> HouseContext:
+        """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
+        return self.encode(_joined(context.histories, events.to(self.start.device), self.settings.max_length))
+
+    # The code head.
+
+    def next_code_log_probs(self, context: HouseContext, prefix: Tensor) -> Tensor:
+        depth = prefix.shape[-1]
+        trie = self.trie
+        nodes = trie.find(prefix)
+        known = nodes >= 0
+        states = context.state.unsqueeze(1).expand(-1, prefix.shape[1], -1)
+        log_probs, child, exists = self._step(states, nodes.clamp(min=0), depth)
+        exists = exists & known.unsqueeze(-1)
+        result = log_probs.new_full((*nodes.shape, self.level_sizes[depth]), -torch.inf)
+        code = trie.codes[depth][child]
+        # Clamped children repeat a code: amax lets the child that exists win over them.
+        return result.scatter_reduce(-1, code, log_probs.masked_fill(~exists, -torch.inf), reduce="amax")
+
+    def log_likelihood(self, context: HouseContext, items: Tensor) -> Tensor:
+        """Items that are not in the trie have -inf."""
+        items = items.to(self.start.device)
+        states = context.state.unsqueeze(1).expand(-1, items.shape[1], -1)
+        parts = self._path_log_probs(states, self.trie.ancestors(items))
+        return torch.stack(parts).sum(dim=0).masked_fill(self.trie.leaf_of[items] < 0, -torch.inf)
+
+    def _path_log_probs(self, states: Tensor, path: list[Tensor]) -> list[Tensor]:
+        """L of [...]: the log-probability of each step down ``path``, from states [..., d]."""
+        parts = []
+        for depth in range(self.trie.levels):
+            log_probs, _, _ = self._step(states, path[depth], depth)
+            rank = path[depth + 1] - self.trie.offsets[depth][path[depth]]
+            parts.append(log_probs.gather(-1, rank.unsqueeze(-1)).squeeze(-1))
+        return parts
+
+    def _step(self, states: Tensor, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities [..., C] of the children of ``nodes`` [...], the children, and whether they
+        exist."""
+        child, exists = self.trie.children(nodes, depth)
+        query = self.head(states, self._prefix(nodes, depth), depth) / self.settings.code_temperature
+        vectors = self._cached(f"nodes{depth}", lambda: self._node_vectors(depth))
+        if depth == 0:
+            logits = F.linear(query, vectors[child.reshape(-1, child.shape[-1])[0]])
+        elif len(vectors) <= _ALL_NODES:
+            logits = F.linear(query, vectors).gather(-1, child)
+        else:
+            logits = torch.einsum("...d,...cd->...c", query, F.embedding(child, vectors).to(query.dtype))
+        return logits.float().masked_fill(~exists, -torch.inf).log_softmax(dim=-1), child, exists
+
+    def _prefix(self, nodes: Tensor, depth: int) -> Tensor | None:
+        """[..., d]: the codes that lead to ``nodes``, summed."""
+        if depth == 0:
+            return None
+        return F.embedding(nodes, self._cached(f"prefix{depth}", lambda: self._prefix_vectors(depth)))
+
+    def _prefix_vectors(self, depth: int) -> Tensor:
+        """[n_depth, d]."""
+        key = self.trie.keys[depth]
+        total = torch.zeros((), device=key.device)
+        for level in reversed(range(depth)):
+            size = self.level_sizes[level]
+            total = total + self.prefix_codes[level](key % size)
+            key = key // size
+        return total
+
+    def _node_vectors(self, depth: int) -> Tensor:
+        """[n_(depth + 1), d]."""
+        vectors: Tensor = self.node_projections[depth](self._tables.node_content[depth])
+        if depth < len(self.node_codes):
+            vectors = vectors + self.node_codes[depth](self.trie.codes[depth])
+        return vectors
+
+    # The dense head.
+
+    def user_vectors(self, context: HouseContext, prefix: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self._user(context.state) / self.settings.dense_temperature
+
+    def item_vectors(self, items: Tensor | None = None) -> Tensor:
+        vectors = self._cached("items", self._items)
+        return vectors if items is None else F.embedding(items, vectors)
+
+    def _user(self, states: Tensor) -> Tensor:
+        return F.normalize(self.user_projection(states).float(), dim=-1)
+
+    def _items(self) -> Tensor:
+        items = self._tables.items
+        content: Tensor = self.item_content(self._content(items.vectors, items.present))
+        codes = [table(items.codes[:, level]) for level, table in enumerate(self.item_codes)]
+        return F.normalize(torch.stack([content, *codes]).sum(dim=0).float(), dim=-1)
+
+    # Training.
+
+    def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
+        """``code``: NLL of the L codes; ``dense``: cross entropy over the catalogue; both in nats an
+        event."""
+        batch = batch.to(self.start.device)
+        inside = torch.arange(batch.items.shape[1], device=batch.items.device) < batch.lengths.unsqueeze(1)
+        weights = (inside & (self.trie.leaf_of[batch.items] >= 0)).float().flatten()
+        weights = weights / weights.sum().clamp(min=1)
+        # Padded positions are computed and weighted by zero: shapes stay few, and nothing waits for a count.
+        states, targets = self._hidden(batch)[:, :-1].flatten(0, 1), batch.items.flatten()
+        path = self._path_log_probs(states, self.trie.ancestors(targets))
+        parts = {"code": -(torch.stack(path).sum(dim=0) * weights).sum()}
+        total = parts["code"]
+        if self.settings.dense_weight > 0:
+            parts["dense"] = (self._dense_losses(states, targets) * weights).sum()
+            total = total + self.settings.dense_weight * parts["dense"]
+        return {"total": total, **parts}
+
+    def _dense_losses(self, states: Tensor, targets: Tensor) -> Tensor:
+        """[M] cross entropies; one of an item that is not in the trie means nothing."""
+        active = self._tables.active
+        user = self._user(states) / self.settings.dense_temperature
+        vectors = self.item_vectors()
+        if len(active) <= _FULL_SOFTMAX_ITEMS:
+            place = torch.searchsorted(active, targets).clamp(max=len(active) - 1)
+            return F.cross_entropy(F.linear(user, vectors[active]).float(), place, reduction="none")
+        # Uniform negatives shared by the batch; log((N - 1) / n) lets their sum stand for the catalogue's.
+        count = min(2048, len(active) - 1)
+        negatives = active[torch.randint(len(active), (count,), device=active.device)]
+        logits = F.linear(user, vectors[negatives]).float() + math.log((len(active) - 1) / count)
+        logits = logits.masked_fill(negatives == targets.unsqueeze(1), -torch.inf)
+        positive = (user * vectors[targets]).sum(dim=-1, keepdim=True).float()
+        return F.cross_entropy(
+            torch.cat([positive, logits], dim=1), torch.zeros_like(targets), reduction="none"
+        )
+
+    def _cached(self, name: str, make: object) -> Tensor:
+        """Tables that follow from weights and items: made anew in every training step, once when serving."""
+        assert callable(make)
+        if self.training or torch.is_grad_enabled():
+            made: Tensor = make()
+            return made
+        if name not in self._cache:
+            self._cache[name] = make()
+        return self._cache[name]
+
+
+class _Projection(nn.Module):
+    """Content to width: a linear map plus a two-layer correction."""
+
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, width)
+        self.inner = nn.Linear(inputs, 2 * width)
+        self.outer = nn.Linear(2 * width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.outer.weight)
+
+    def forward(self, content: Tensor) -> Tensor:
+        result: Tensor = self.linear(content) + self.outer(self.dropout(F.gelu(self.inner(content))))
+        return result
+
+
+class _Block(nn.Module):
+    """Pre-norm Transformer block with rotary positions (Su et al. 2021)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.before_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        batch, length, width = hidden.shape
+        qkv = self.qkv(self.before_attention(hidden)).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        # Padding is on the right, so causality alone keeps it out of every real position.
+        attended = F.scaled_dot_product_attention(
+            _rotate(query, rotation), _rotate(key, rotation), value, is_causal=True
+        )
+        hidden = hidden + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)))
+        result: Tensor = hidden + self.dropout(self.mlp(self.before_mlp(hidden)))
+        return result
+
+
+class _CodeHead(nn.Module):
+    """State and codes so far to a query of length 1 for the next level's nodes."""
+
+    def __init__(self, width: int, levels: int, dropout: float) -> None:
+        super().__init__()
+        self.levels = nn.Embedding(levels, width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+        self.out = nn.Linear(width, width)
+
+    def forward(self, state: Tensor, prefix: Tensor | None, depth: int) -> Tensor:
+        mixed = state + self.levels.weight[depth]
+        if prefix is not None:
+            mixed = mixed + prefix
+        mixed = mixed + self.mlp(self.norm(mixed))
+        return F.normalize(self.out(mixed).float(), dim=-1)
+
+
+def _scaled(vectors: Tensor, present: Tensor) -> Tensor:
+    """Rows of length sqrt(D), so that their entries are of order one whatever the encoder's scale."""
+    return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1]) * present.unsqueeze(-1)
+
+
+def _zero_embedding(size: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(size, width)
+    nn.init.zeros_(table.weight)
+    return table
+
+
+def _rotation(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, width / 2] of the rotary angles."""
+    frequency = 10_000 ** (-torch.arange(0, width, 2, device=device) / width)
+    angle = torch.arange(length, device=device).unsqueeze(1) * frequency
+    return angle.cos(), angle.sin()
+
+
+def _rotate(value: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (part.to(value.dtype) for part in rotation)
+    first, second = value.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def _joined(old: HistoryBatch, new: HistoryBatch, max_length: int) -> HistoryBatch:
+    """The newest ``max_length`` of old then new events, row by row."""
+    lengths = old.lengths + new.lengths
+    width = int(lengths.max().clamp(min=1))
+    column = torch.arange(width, device=lengths.device).expand(len(lengths), -1)
+    from_old = column < old.lengths.unsqueeze(1)
+    place_new = (column - old.lengths.unsqueeze(1)).clamp(0, new.items.shape[1] - 1)
+    place_old = column.clamp(max=old.items.shape[1] - 1)
+    inside = column < lengths.unsqueeze(1)
+    kept = lengths.clamp(max=max_length)
+    shifted = torch.arange(int(kept.max().clamp(min=1)), device=lengths.device) + (lengths - kept).unsqueeze(
+        1
+    )
+
+    def merge(before: Tensor, after: Tensor) -> Tensor:
+        both = torch.where(from_old, before.gather(1, place_old), after.gather(1, place_new))
+        both = torch.where(inside, both, 0)
+        taken = both.gather(1, shifted.clamp(max=width - 1))
+        return torch.where(shifted < lengths.unsqueeze(1), taken, 0)
+
+    return HistoryBatch(
+        items=merge(old.items, new.items), timestamps=merge(old.timestamps, new.timestamps), lengths=kept
+    )

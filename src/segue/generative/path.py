@@ -1,0 +1,209 @@
+"""The generative path: encode, constrained beam, dense candidates, one score for all of them, select.
+
+The score of a candidate i is ``(1 - w) log p_code(i) + w log p_dense(i)``: a geometric mixture of two
+distributions over the whole catalogue, the product of the code head's steps and the dense head's softmax.
+Both terms are exact for every candidate, whoever proposed it; neither is renormalised over what the rules
+leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segue.decoding.beam import beam_search
+from segue.decoding.settings import DecodingSettings
+from segue.errors import ConfigurationError, DataError
+from segue.generative.protocol import BoundItems, GenerativeRecommender, HistoryBatch
+from segue.generative.store import Folder, load_fusion, load_model
+from segue.paths import ListRules, RankedList, Request
+from segue.ranking.rules import allowed_mask
+from segue.ranking.select import select
+from segue.schema import PathName
+
+Heads = Literal["fused", "code", "dense"]
+
+_BATCH = 64  # requests that are encoded and decoded together
+_BEAM, _DENSE = 1, 2  # bits of who proposed a candidate
+_SOURCES = {_BEAM: "beam", _DENSE: "dense", _BEAM | _DENSE: "beam+dense"}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What the heads propose for B requests, M places each, before selection."""
+
+    items: Tensor  # [B, M] int64, -1: no candidate; an item stands once
+    proposers: Tensor  # [B, M] int64: bits of ``_BEAM`` and ``_DENSE``
+    code: Tensor  # [B, M] log-probabilities of the code head, -inf where there is no candidate
+    dense: Tensor  # [B, M] of the dense head, likewise
+
+
+class GenerativePath:
+    """A :class:`segue.paths.Path` over any :class:`GenerativeRecommender` that has a dense head.
+
+    ``heads``: ``fused`` is what serves; ``code`` has neither dense candidates nor a dense score, ``dense``
+    no beam and no code score. A beam or a number of dense candidates below the list's length is widened to
+    it."""
+
+    name = PathName.GENERATIVE
+
+    def __init__(
+        self,
+        model: GenerativeRecommender,
+        items: BoundItems,
+        *,
+        dense_weight: float,
+        beam_width: int,
+        dense_candidates: int,
+        max_length: int,
+        heads: Heads = "fused",
+    ) -> None:
+        if heads not in get_args(Heads):
+            raise ConfigurationError(f"heads is {heads!r}: one of {', '.join(get_args(Heads))}")
+        if not 0 <= dense_weight <= 1:
+            raise ConfigurationError(f"dense_weight is {dense_weight}: it must lie between 0 and 1")
+        self.model = model
+        self.dense_weight = {"fused": dense_weight, "code": 0.0, "dense": 1.0}[heads]
+        self._fused_weight = dense_weight
+        self.beam_width = beam_width
+        self.dense_candidates = dense_candidates
+        self.max_length = max_length
+        self.heads: Heads = heads
+        self._items = items
+        self._active = items.active.numpy()
+
+    def variant(self, heads: Heads) -> GenerativePath:
+        """The same model with other heads (for the evaluation's table)."""
+        return GenerativePath(
+            self.model,
+            self._items,
+            dense_weight=self._fused_weight,
+            beam_width=self.beam_width,
+            dense_candidates=self.dense_candidates,
+            max_length=self.max_length,
+            heads=heads,
+        )
+
+    def recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
+        """One list a request. Raises DataError for k below 1, and for items that do not exist."""
+        if k < 1:
+            raise DataError(f"k is {k}: ask for at least one item")
+        lists: list[RankedList] = []
+        for low in range(0, len(requests), _BATCH):
+            lists.extend(self._recommend(requests[low : low + _BATCH], k, rules))
+        return lists
+
+    def _recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
+        masks = np.stack(
+            [allowed_mask(rules, request, len(self._active)) & self._active for request in requests]
+        )
+        histories = HistoryBatch.from_requests(requests, self.max_length)
+        found = self.candidates(
+            histories, torch.from_numpy(masks), at_least=k, contexts=[request.context for request in requests]
+        )
+        scores = fused(found, self.dense_weight).cpu().numpy()
+        items, proposers = found.items.cpu().numpy(), found.proposers.cpu().numpy()
+        lists = []
+        for row, request in enumerate(requests):
+            real = items[row] >= 0
+            lists.append(
+                select(
+                    items[row][real],
+                    scores[row][real],
+                    [_SOURCES[int(bits)] for bits in proposers[row][real]],
+                    rules,
+                    k,
+                    request.history,
+                )
+            )
+        return lists
+
+    @torch.inference_mode()
+    def candidates(
+        self,
+        histories: HistoryBatch,
+        allowed: Tensor,
+        *,
+        at_least: int = 1,
+        contexts: Sequence[dict[str, str]] | None = None,
+    ) -> Candidates:
+        """What the heads propose among the ``allowed`` [B, N] items, with both scores exact for each
+        candidate."""
+        context = self.model.encode(histories, contexts)
+        users, vectors = self.model.user_vectors(context), self.model.item_vectors()
+        allowed = allowed.to(vectors.device)
+        active = self._items.active.to(vectors.device)
+        dense = (users @ vectors.T).float().masked_fill(~active, -torch.inf).log_softmax(dim=-1)  # [B, N]
+        proposed: list[tuple[int, Tensor]] = []
+        if self.heads != "dense":
+            width = max(self.beam_width, at_least)
+            beam, _ = beam_search(self.model, context, self.model.trie, allowed, width)
+            proposed.append((_BEAM, beam))
+        if self.heads != "code":
+            wanted = min(max(self.dense_candidates, at_least), dense.shape[1])
+            best, place = dense.masked_fill(~allowed, -torch.inf).topk(wanted, dim=1)
+            proposed.append((_DENSE, torch.where(best.isneginf(), -1, place)))
+        items, proposers = _union(proposed)
+        absent, known = items < 0, items.clamp(min=0)
+        if self.heads == "dense":
+            code = torch.zeros(items.shape, device=items.device)
+        else:
+            code = self.model.log_likelihood(context, known)
+        return Candidates(
+            items,
+            proposers,
+            code.masked_fill(absent, -torch.inf),
+            dense.gather(1, known).masked_fill(absent, -torch.inf),
+        )
+
+
+def fused(candidates: Candidates, dense_weight: float) -> Tensor:
+    """[B, M] ``(1 - w) code + w dense``; -inf where there is no candidate. Zero weight leaves a term out."""
+    total = torch.zeros_like(candidates.code)
+    if dense_weight < 1:
+        total = total + (1 - dense_weight) * candidates.code
+    if dense_weight > 0:
+        total = total + dense_weight * candidates.dense
+    return total.masked_fill(candidates.items < 0, -torch.inf)
+
+
+def _union(proposed: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Items [B, M] with each item once (-1 in the other places), and the bits of all who proposed it."""
+    items = torch.cat([items for _, items in proposed], dim=1)
+    bits = torch.cat([torch.full_like(items, bit) for bit, items in proposed], dim=1)
+    items, order = items.sort(dim=1, stable=True)
+    bits = bits.gather(1, order)
+    same = torch.zeros_like(items, dtype=torch.bool)
+    same[:, 1:] = items[:, 1:] == items[:, :-1]
+    # Nobody proposes an item twice, so an item stands at most twice: its second bit moves to the first.
+    after = torch.zeros_like(bits)
+    after[:, :-1] = torch.where(same[:, 1:], bits[:, 1:], 0)
+    return items.masked_fill(same, -1), (bits + after).masked_fill(same, 0)
+
+
+def load_path(
+    folder: Folder, items: BoundItems, decoding: Mapping[str, Any] | DecodingSettings, heads: Heads = "fused"
+) -> GenerativePath:
+    """The path of the model in ``folder`` over ``items``.
+
+    Raises ArtifactError for a folder that holds no whole model, BindingError for items of another codebook.
+    """
+    settings = (
+        decoding
+        if isinstance(decoding, DecodingSettings)
+        else DecodingSettings.model_validate(dict(decoding))
+    )
+    model = load_model(folder, items)
+    return GenerativePath(
+        model,
+        items,
+        dense_weight=load_fusion(folder),
+        beam_width=settings.beam_width,
+        dense_candidates=settings.dense_candidates,
+        max_length=model.max_length,
+        heads=heads,
+    )

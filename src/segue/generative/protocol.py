@@ -1,0 +1,133 @@
+"""What a generative recommender promises to decoding, evaluation and serving (CONTRACTS 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segue.decoding.trie import Trie
+from segue.paths import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundItems:
+    """The items a model is bound to: an item map and the items' aligned vectors."""
+
+    codebook_id: str
+    level_sizes: tuple[int, ...]
+    codes: Tensor  # [N, L] int64
+    vectors: Tensor  # [N, D] float32
+    present: Tensor  # [N] bool: the item has a vector of its own
+    active: Tensor  # [N] bool: may be generated (not retired)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryBatch:
+    """Histories, padded on the right inside the batch only."""
+
+    items: Tensor  # [B, T] int64 item indices, 0 where padded
+    timestamps: Tensor  # [B, T] int64 seconds
+    lengths: Tensor  # [B] int64; 0: no history
+
+    def to(self, device: torch.device) -> HistoryBatch:
+        """The same batch on ``device``."""
+        return HistoryBatch(
+            items=self.items.to(device),
+            timestamps=self.timestamps.to(device),
+            lengths=self.lengths.to(device),
+        )
+
+    @classmethod
+    def from_requests(cls, requests: Sequence[Request], max_length: int) -> HistoryBatch:
+        """The newest ``max_length`` events of each request."""
+        lengths = [min(len(request.history), max_length) for request in requests]
+        width = max([1, *lengths])
+        items = np.zeros((len(requests), width), dtype=np.int64)
+        timestamps = np.zeros((len(requests), width), dtype=np.int64)
+        for row, (request, length) in enumerate(zip(requests, lengths, strict=True)):
+            if length:
+                items[row, :length] = request.history[-length:]
+                timestamps[row, :length] = request.timestamps[-length:]
+        return cls(
+            items=torch.from_numpy(items),
+            timestamps=torch.from_numpy(timestamps),
+            lengths=torch.tensor(lengths, dtype=torch.int64),
+        )
+
+
+@runtime_checkable
+class GenerativeRecommender(Protocol):
+    """A model that is bound to a codebook and speaks its codes.
+
+    B requests, W beams, L levels, N items, d width.
+    """
+
+    codebook_id: str
+    level_sizes: tuple[int, ...]
+
+    @property
+    def trie(self) -> Trie:
+        """Of the items that the model is bound to. Raises BindingError where there are none."""
+        ...
+
+    def bind(self, items: BoundItems) -> None:
+        """Derive the tables that follow from the items; no training.
+
+        Raises BindingError for another codebook.
+        """
+        ...
+
+    def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
+        """``total`` and its parts; each event of the batch is predicted from those before it."""
+        ...
+
+    def encode(self, histories: HistoryBatch, context: Sequence[dict[str, str]] | None = None) -> Any:
+        """Once a request, whatever the beam. The context's ``len`` is B."""
+        ...
+
+    def append(self, context: Any, events: HistoryBatch) -> Any:
+        """Equal to encoding the longer history, inside the window."""
+        ...
+
+    def next_code_log_probs(self, context: Any, prefix: Tensor) -> Tensor:
+        """[B, W, level_size] for prefixes [B, W, l] of codes.
+
+        Normalised over the children that exist in the item map, whatever a request may be shown; -inf
+        elsewhere."""
+        ...
+
+    def log_likelihood(self, context: Any, items: Tensor) -> Tensor:
+        """[B, M] exact log-probabilities of candidate items [B, M]."""
+        ...
+
+    def user_vectors(self, context: Any, prefix: Tensor | None = None) -> Tensor:
+        """[B, d] for the dense head."""
+        ...
+
+    def item_vectors(self, items: Tensor | None = None) -> Tensor:
+        """[N, d] (or [M, d]) for the dense head: scores are dot products with user vectors."""
+        ...
+
+
+class TrainableRecommender(GenerativeRecommender, Protocol):
+    """What training, saving and loading need beside that: the usual methods of ``torch.nn.Module``."""
+
+    content_dimensions: int
+
+    @property
+    def max_length(self) -> int:
+        """Events of a history that it reads, the newest."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+    def eval(self) -> Any: ...

@@ -1,0 +1,112 @@
+"""A trained model on disk: ``model.safetensors``, ``config.json`` and ``fusion.json``. Nothing that can run
+code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from segue.artifacts import read_json, write_json
+from segue.errors import ArtifactError, BindingError
+from segue.generative.protocol import BoundItems, TrainableRecommender
+from segue.generative.registry import model_factory
+from segue.generative.settings import GenerativeSettings
+
+Folder = str | os.PathLike[str]
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FUSION = "fusion.json"
+
+
+def new_model(settings: GenerativeSettings, items: BoundItems) -> TrainableRecommender:
+    """An untrained model, bound to ``items``; its weights depend on ``settings`` and the shapes alone."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = model_factory(settings.model)(
+            settings,
+            codebook_id=items.codebook_id,
+            level_sizes=items.level_sizes,
+            content_dimensions=items.vectors.shape[1],
+        )
+    model.bind(items)
+    return model
+
+
+def save_model(
+    folder: Path, model: TrainableRecommender, settings: GenerativeSettings, dense_weight: float
+) -> None:
+    """Write the three files. Equal models give equal bytes."""
+    save_weights(folder, model)
+    write_json(
+        folder / CONFIG,
+        {
+            "model": settings.model,
+            "settings": settings.model_dump(mode="json"),
+            "codebook_id": model.codebook_id,
+            "level_sizes": list(model.level_sizes),
+            "content_dimensions": model.content_dimensions,
+        },
+    )
+    write_json(folder / FUSION, {"dense_weight": dense_weight})
+
+
+def save_weights(folder: Path, model: TrainableRecommender) -> None:
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+
+
+def load_weights(folder: Path, model: TrainableRecommender) -> None:
+    """Into ``model``, left in eval mode. Raises ArtifactError where the file is missing or does not fit."""
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ArtifactError(f"{folder / WEIGHTS} does not hold the model's weights ({error})") from error
+    model.eval()
+
+
+def load_settings(folder: Folder) -> GenerativeSettings:
+    """The settings of the model in ``folder``. Raises ArtifactError where they are missing or wrong."""
+    return _read_config(Path(folder))[0]
+
+
+def load_model(folder: Folder, items: BoundItems) -> TrainableRecommender:
+    """The model in ``folder``, bound to ``items`` and ready to serve.
+
+    Raises ArtifactError where a file is missing or does not fit, BindingError for items of another codebook.
+    """
+    folder = Path(folder)
+    settings, codebook_id, level_sizes, content_dimensions = _read_config(folder)
+    model = model_factory(settings.model)(
+        settings, codebook_id=codebook_id, level_sizes=level_sizes, content_dimensions=content_dimensions
+    )
+    load_weights(folder, model)
+    try:
+        model.bind(items)
+    except BindingError as error:
+        raise BindingError(f"{folder}: {error}") from error
+    return model
+
+
+def _read_config(folder: Path) -> tuple[GenerativeSettings, str, tuple[int, ...], int]:
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{folder / CONFIG} describes no model: run the step again")
+    try:
+        settings = GenerativeSettings.model_validate(config["settings"])
+        sizes = tuple(int(size) for size in config["level_sizes"])
+        return settings, str(config["codebook_id"]), sizes, int(config["content_dimensions"])
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        raise ArtifactError(f"{folder / CONFIG} describes no model ({error}): run the step again") from error
+
+
+def load_fusion(folder: Folder) -> float:
+    """The weight of the dense score in the fused one. Raises ArtifactError where it is missing."""
+    value = read_json(Path(folder) / FUSION)
+    if not isinstance(value, dict) or not isinstance(value.get("dense_weight"), float | int):
+        raise ArtifactError(f"{Path(folder) / FUSION} holds no dense_weight: run the step again")
+    return float(value["dense_weight"])

@@ -1,0 +1,267 @@
+"""Training, validating and tuning a generative model: what the steps call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from segue.data.sequences import Sequences
+from segue.decoding.settings import DecodingSettings
+from segue.errors import ConfigurationError, DataError
+from segue.generative.path import GenerativePath, fused
+from segue.generative.protocol import BoundItems, HistoryBatch, TrainableRecommender
+from segue.generative.settings import GenerativeSettings, TuningSettings
+from segue.generative.store import new_model
+from segue.training.batches import sequence_batches, target_batches
+from segue.training.loop import FitResult, FitSettings, fit, saved_history
+from segue.training.study import StudyResult, Tracking, TrialHandle, run_study
+
+Progress = Callable[[str], None]
+Report = Callable[[int, dict[str, float]], None]
+
+_CUTOFF = 10
+_BATCH = 64
+_TRAINING_FUSION = 0.5  # what epochs and trials are compared by; the weight that serves is chosen afterwards
+_TRAINING_BEAM = 50
+_SPACE = {  # name: low, high, whether on a logarithmic scale
+    "learning_rate": (1e-3, 6e-3, True),
+    "dropout": (0.1, 0.4, False),
+    "code_temperature": (0.1, 0.4, True),
+    "dense_temperature": (0.05, 0.15, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model with its best weights, and how it came by them."""
+
+    model: TrainableRecommender
+    result: FitResult
+
+
+def train(
+    sequences: Sequences,
+    items: BoundItems,
+    settings: GenerativeSettings,
+    *,
+    validation: Sequences | None,
+    epochs: int | None = None,
+    checkpoints: Path | None,
+    report: Report | None = None,
+    progress: Progress,
+) -> Trained:
+    """Train a new model on all events of ``sequences``.
+
+    ``validation`` (the same users, with their validation targets) stops training early and picks the best
+    epoch; None trains for exactly ``epochs``, along the learning-rate schedule of ``settings.epochs``."""
+    if not len(sequences.items):
+        raise DataError("there is no event to train on: splits left the regular users nothing")
+    model = new_model(settings, items)
+    assert isinstance(model, nn.Module)
+
+    def batches(epoch: int) -> Iterable[HistoryBatch]:
+        return sequence_batches(
+            sequences,
+            batch_size=settings.batch_size,
+            max_length=settings.max_length,
+            seed=settings.seed,
+            epoch=epoch,
+        )
+
+    result = fit(
+        model,
+        batches=batches,
+        loss=model.loss,
+        validate=None if validation is None else _validator(model, items, validation),
+        settings=FitSettings(
+            epochs=epochs or settings.epochs,
+            decay_epochs=settings.epochs,
+            patience=settings.patience,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            precision=settings.precision,
+            seed=settings.seed,
+            threads=settings.threads,
+        ),
+        checkpoints=checkpoints,
+        report=report,
+        progress=progress,
+    )
+    return Trained(model, result)
+
+
+def _validator(model: TrainableRecommender, items: BoundItems, sequences: Sequences) -> Callable[[], float]:
+    """NDCG@10 of the fused list at an equal weight, from a beam that is narrower than the one that serves."""
+    decoding = DecodingSettings(beam_width=_TRAINING_BEAM, dense_candidates=_TRAINING_BEAM)
+    return lambda: validation_ndcg(model, items, sequences, decoding, weights=(_TRAINING_FUSION,))[
+        _TRAINING_FUSION
+    ]
+
+
+def validation_ndcg(
+    model: TrainableRecommender,
+    items: BoundItems,
+    sequences: Sequences,
+    decoding: DecodingSettings,
+    *,
+    weights: Sequence[float],
+    part: Literal["validation", "test"] = "validation",
+) -> dict[float, float]:
+    """NDCG@10 of what would be served, for each weight of the dense score: full catalogue, seen items
+    filtered.
+
+    A target that neither head proposes is a miss. Raises DataError where no user has a validation target.
+    """
+    targets = sequences.targets(part)
+    if not targets:
+        raise DataError(f"no regular user has a {part} target: the data is too small for the split")
+    path = GenerativePath(
+        model,
+        items,
+        dense_weight=_TRAINING_FUSION,
+        beam_width=decoding.beam_width,
+        dense_candidates=decoding.dense_candidates,
+        max_length=model.max_length,
+    )
+    gains: dict[float, list[npt.NDArray[np.float64]]] = {weight: [] for weight in weights}
+    for batch, wanted, rows in target_batches(
+        sequences, targets, batch_size=_BATCH, max_length=model.max_length
+    ):
+        allowed = items.active.expand(len(rows), -1).clone()
+        for row, place in enumerate(rows):
+            user, position = targets[place]
+            allowed[row, torch.from_numpy(sequences.user(user)[0][:position].astype(np.int64))] = False
+        found = path.candidates(batch, allowed, at_least=_CUTOFF)
+        for weight in weights:
+            gains[weight].append(
+                _gains(fused(found, weight).cpu(), found.items.cpu(), torch.from_numpy(wanted))
+            )
+    return {weight: float(np.concatenate(parts).mean()) for weight, parts in gains.items()}
+
+
+def _gains(scores: Tensor, items: Tensor, targets: Tensor) -> npt.NDArray[np.float64]:
+    """[B] 1 / log2(rank + 1) of each target among the candidates, 0 below the cut-off. Ties count against
+    it."""
+    hit = items == targets.unsqueeze(1)
+    own = scores.masked_fill(~hit, -torch.inf).amax(dim=1, keepdim=True)
+    rank = (scores >= own).sum(dim=1)
+    gain = torch.where(own.squeeze(1).isneginf() | (rank > _CUTOFF), 0.0, 1 / torch.log2(rank.double() + 1))
+    return gain.numpy()
+
+
+def choose_fusion(
+    model: TrainableRecommender, items: BoundItems, sequences: Sequences, decoding: DecodingSettings
+) -> tuple[float, dict[float, float]]:
+    """The weight of the dense score that is best on validation (of equals, the smallest), and every
+    weight's NDCG@10.
+
+    Raises ConfigurationError for an empty grid or a weight outside [0, 1].
+    """
+    grid = decoding.fusion_grid
+    if not grid or any(not 0 <= weight <= 1 for weight in grid):
+        raise ConfigurationError(f"decoding.fusion_grid is {list(grid)}: give weights between 0 and 1")
+    values = validation_ndcg(model, items, sequences, decoding, weights=grid)
+    return max(sorted(values), key=lambda weight: values[weight]), values
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The study's outcome, and the best trial's own model."""
+
+    settings: GenerativeSettings  # with the epochs that a full training takes
+    trial_settings: GenerativeSettings  # with those that the trial was given
+    best: Trained
+    study: StudyResult
+
+
+def tune(
+    sequences: Sequences,
+    items: BoundItems,
+    settings: GenerativeSettings,
+    tuning: TuningSettings,
+    *,
+    name: str,
+    journal: Path,
+    checkpoints: Path,
+    tracking: Tracking | None,
+    progress: Progress,
+) -> Tuned:
+    """Choose learning rate, dropout, both temperatures and the history's length by validation NDCG@10.
+
+    The settings as they stand are tried first. Every trial keeps its seed, and its checkpoints under
+    ``checkpoints``, so that an interrupted study goes on inside the trial that it was at.
+    """
+    training = sequences.training_part()
+    base = settings if tuning.epochs is None else settings.model_copy(update={"epochs": tuning.epochs})
+
+    def run(chosen: GenerativeSettings, index: int, report: Report | None) -> Trained:
+        return train(
+            training,
+            items,
+            chosen,
+            validation=sequences,
+            checkpoints=checkpoints / f"trial-{index}",
+            report=report,
+            progress=lambda line: progress(f"trial {index + 1}: {line}"),
+        )
+
+    def objective(handle: TrialHandle) -> float:
+        chosen = suggest(handle, base)
+        for epoch, metrics in enumerate(saved_history(checkpoints / f"trial-{handle.index}")):
+            handle.report(epoch, metrics["validation"], metrics)
+        trained = run(
+            chosen, handle.index, lambda epoch, metrics: handle.report(epoch, metrics["validation"], metrics)
+        )
+        assert trained.result.best_value is not None
+        return trained.result.best_value
+
+    study = run_study(
+        objective,
+        name=name,
+        journal=journal,
+        trials=tuning.trials,
+        seed=tuning.seed,
+        first=_point(base),
+        warmup_epochs=tuning.warmup_epochs,
+        tracking=tracking,
+        progress=progress,
+    )
+    trial_settings = _with_params(base, study.best_params)
+    # Read back from the best trial's checkpoint; trained again where a finished study lost its checkpoints.
+    best = run(trial_settings, study.best_index, None)
+    return Tuned(trial_settings.model_copy(update={"epochs": settings.epochs}), trial_settings, best, study)
+
+
+def suggest(handle: TrialHandle, settings: GenerativeSettings) -> GenerativeSettings:
+    """The search space, widened where ``settings`` lie outside it."""
+    trial = handle.trial
+    params: dict[str, Any] = {}
+    for name, (low, high, log) in _SPACE.items():
+        value = float(getattr(settings, name))
+        params[name] = trial.suggest_float(name, min(low, value), max(high, value), log=log)
+    params["max_length"] = trial.suggest_categorical("max_length", _lengths(settings))
+    return _with_params(settings, params)
+
+
+def _lengths(settings: GenerativeSettings) -> list[int]:
+    return sorted({settings.max_length, 2 * settings.max_length})
+
+
+def _point(settings: GenerativeSettings) -> dict[str, Any]:
+    """``settings`` as a point of the search space."""
+    return {name: getattr(settings, name) for name in (*_SPACE, "max_length")}
+
+
+def _with_params(settings: GenerativeSettings, params: dict[str, Any]) -> GenerativeSettings:
+    """Rounded, so that what is written down is exactly what was used, and short."""
+    rounded = {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in params.items()
+    }
+    return settings.model_copy(update=rounded)

@@ -1,0 +1,1 @@
+"""Stages, evidence, policies, decisions, the ledger. Imports no model."""

@@ -1,0 +1,170 @@
+"""What the step ``deployment`` does: decisions and requests in, events out.
+
+Nobody's outcome is trusted. A decision is recorded, then evaluated again on its evidence at this very moment,
+and only if both say PROMOTE the state machine is asked; it has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from segue.errors import ArtifactError
+from segue.migration.decide import Decision, Outcome, Target, decide
+from segue.migration.deployment import BundleFacts
+from segue.migration.evidence import Evidence, evidence_sha256
+from segue.migration.gates import gate, policy_of
+from segue.migration.policy import policy_sha256
+from segue.migration.settings import MigrationSettings
+from segue.migration.state_machine import STAGES, SYSTEM, Change, Refused, StateMachine
+from segue.schema import Stage
+
+REFRESHES: Final = (Target.REFRESH_DATA, Target.REFRESH_RETRAIN, Target.REFRESH_RECIPE)
+STAGE_TARGETS: Final = tuple(Target(stage.value) for stage in STAGES[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A bundle, what was measured of it, and what was decided about it."""
+
+    bundle: BundleFacts
+    evidence: Sequence[Evidence]
+    decisions: Mapping[Target, Decision]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run of the deployment did, line by line."""
+
+    lines: list[str] = field(default_factory=list)
+    changed: bool = False
+
+    def add(self, subject: str, change: Change) -> None:
+        self.changed = self.changed or change.changed
+        self.lines.append(f"{subject}: {change.message}")
+
+    @property
+    def message(self) -> str:
+        """All of it in one line, which begins with "no change" where nothing changed."""
+        text = "; ".join(self.lines)
+        return text if self.changed else f"no change: {text}"
+
+
+class Deployer:
+    """Applies an offer's decisions through a state machine. ``moment`` gives the present, with offset."""
+
+    def __init__(self, machine: StateMachine, offer: Offer, *, moment: Callable[[], datetime]) -> None:
+        self.machine = machine
+        self.offer = offer
+        self._moment = moment
+        shadow = gate(Target.SHADOW, offer.evidence, offer.bundle, self._settings)
+        self.decisions: dict[Target, Decision] = {**offer.decisions, Target.SHADOW: shadow}
+        for decision in offer.decisions.values():
+            self._require_current(decision)
+
+    @property
+    def _settings(self) -> MigrationSettings:
+        return self.machine.settings
+
+    def run(self) -> Report:
+        """Record every decision and apply, in order: the refresh, the next stages, the shadow."""
+        report = Report()
+        for target in (*REFRESHES, *STAGE_TARGETS):
+            decision = self.decisions.get(target)
+            if decision is None:
+                continue
+            self.machine.record(decision)
+            subject = f"{target} {decision.outcome}"
+            if decision.outcome is Outcome.PROMOTE and not self._settings.automatic:
+                report.add(subject, Change(f"no change: it waits for the alias of {target} in MLflow"))
+                continue
+            report.add(subject, self.apply(target))
+        self._canary(report)
+        self._shadow(report)
+        return report
+
+    def apply(self, target: Target, *, actor: str = SYSTEM) -> Change:
+        """Apply the decision about ``target``, if there is one and it stands at this moment."""
+        decision = self.decisions.get(target)
+        if decision is None:
+            return Change(f"no change: nothing was decided about {target}")
+        if decision.outcome is Outcome.HOLD:
+            return Change(f"no change: {_first(decision)}")
+        fresh = self._again(decision)
+        if fresh.outcome is not decision.outcome:
+            return Change(
+                f"no change: decision {decision.short} said {decision.outcome}, "
+                f"and at this moment its evidence says {fresh.outcome}: {_first(fresh)}"
+            )
+        try:
+            if decision.outcome is Outcome.ROLLBACK:
+                return self._roll_back(decision, actor)
+            event = {
+                **dict.fromkeys(STAGE_TARGETS, self.machine.advance),
+                **dict.fromkeys(REFRESHES, self.machine.refresh),
+                Target.SHADOW: self.machine.shadow,
+                Target.CANARY: self.machine.canary,
+            }[target]
+            return event(decision, self.offer.bundle, actor=actor)
+        except Refused as refusal:
+            return Change(f"no change: {refusal}")
+
+    def _again(self, decision: Decision) -> Decision:
+        return decide(
+            self.offer.evidence,
+            policy_of(self._settings, decision.target),
+            self._moment(),
+            target=decision.target,
+            recipe=self.offer.bundle.recipe,
+            bundle_id=self.offer.bundle.bundle_id,
+        )
+
+    def _roll_back(self, decision: Decision, actor: str) -> Change:
+        current = self.machine.state.current
+        if current is None or current.stage is Stage.CASCADE or current.recipe != decision.recipe:
+            return Change("no change: the recipe whose guardrail was crossed serves nobody")
+        return self.machine.rollback(
+            actor=actor, reason=f"guardrail: {_first(decision)}", experiment=True, decision=decision
+        )
+
+    def _canary(self, report: Report) -> None:
+        """Another recipe while the generative path serves everybody begins as a canary."""
+        decision = self.decisions.get(Target.REFRESH_RECIPE)
+        current = self.machine.state.current
+        if decision is None or current is None or current.stage is not Stage.FULL or not decision.verdicts:
+            return
+        if self.offer.bundle.bundle_id in current.bundles or not self._settings.automatic:
+            return
+        self.decisions[Target.CANARY] = gate(
+            Target.CANARY, self.offer.evidence, self.offer.bundle, self._settings
+        )
+        report.add("canary", self.apply(Target.CANARY))
+
+    def _shadow(self, report: Report) -> None:
+        """At stage cascade the newest contender runs in shadow, if nothing but its pilot is on HOLD."""
+        current = self.machine.state.current
+        if current is None or current.stage is not Stage.CASCADE or self.offer.bundle.model_id is None:
+            return
+        if current.generative_bundle == self.offer.bundle.bundle_id:
+            return
+        self.machine.record(self.decisions[Target.SHADOW])
+        report.add("shadow", self.apply(Target.SHADOW))
+
+    def _require_current(self, decision: Decision) -> None:
+        """Raises ArtifactError where a decision was made on another bundle, evidence or policy."""
+        policy = policy_of(self._settings, decision.target)
+        if (
+            decision.bundle_id != self.offer.bundle.bundle_id
+            or decision.evidence_sha256 != evidence_sha256(self.offer.evidence)
+            or decision.policy_sha256 != policy_sha256(policy)
+        ):
+            raise ArtifactError(
+                f"the decision about {decision.target} was not made on this bundle, evidence and policy: "
+                f"run the decision's step again"
+            )
+
+
+def _first(decision: Decision) -> str:
+    return decision.reasons[0] if decision.reasons else "no reason is given"

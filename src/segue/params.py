@@ -1,0 +1,122 @@
+"""Parameters: one definition, three fronts.
+
+``params.yaml`` holds the defaults of every section; ``profiles/<dataset>.yaml`` holds the dataset's own ``data``
+section and overrides of any other. Both are plain YAML, so DVC tracks them key by key (``dvc exp run -S
+generative.dropout=0.2``), Dagster's run configuration and ``segue run --set generative.dropout=0.2`` override them, and
+all three end in the same frozen, validated :class:`Params`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from segue.canonical import sha256_of
+from segue.cascade.settings import CascadeSettings
+from segue.data.settings import DataSettings, SplitSettings, ValidationSettings
+from segue.decoding.settings import DecodingSettings
+from segue.encoders.settings import EncoderSettings
+from segue.errors import ConfigurationError
+from segue.evaluation.settings import EvaluationSettings
+from segue.generative.settings import GenerativeSettings, TuningSettings
+from segue.migration.settings import MigrationSettings
+from segue.ranking.settings import RuleSettings
+from segue.serving.settings import ServingSettings
+from segue.settings import Settings
+from segue.tokenizers.settings import DriftSettings, TokenizerSettings
+from segue.workspace import Workspace
+
+
+class Params(Settings):
+    """Every parameter of one dataset's graph."""
+
+    data: DataSettings
+    validation: ValidationSettings
+    splits: SplitSettings
+    encoders: EncoderSettings
+    tokenizer: TokenizerSettings
+    drift: DriftSettings
+    cascade: CascadeSettings
+    generative: GenerativeSettings
+    tuning: TuningSettings
+    decoding: DecodingSettings
+    rules: RuleSettings
+    evaluation: EvaluationSettings
+    migration: MigrationSettings
+    serving: ServingSettings
+
+    def sections_hash(self, sections: Iterable[str]) -> str:
+        """Hash of the named sections, in the identity of every step that reads them."""
+        return sha256_of({name: getattr(self, name).model_dump(mode="json") for name in sorted(sections)})
+
+
+SECTIONS: tuple[str, ...] = tuple(Params.model_fields)
+
+
+def load_params(workspace: Workspace, dataset: str, overrides: Iterable[str] = ()) -> Params:
+    """The parameters of ``dataset``: defaults, then its profile, then ``section.key=value`` overrides.
+
+    Raises ConfigurationError naming the file and the key that is unknown or wrong.
+    """
+    defaults = _read(workspace.params_file)
+    profile_file = workspace.profile_file(dataset)
+    if not profile_file.is_file():
+        known = ", ".join(sorted(path.stem for path in profile_file.parent.glob("*.yaml"))) or "none"
+        raise ConfigurationError(
+            f"there is no profile {profile_file} (profiles: {known}); `segue init` writes one from your table"
+        )
+    profile = _read(profile_file)
+    defaults.pop("datasets", None)
+    for section in SECTIONS:
+        if section not in profile:
+            raise ConfigurationError(f"{profile_file} lacks the section {section!r}: add `{section}: {{}}`")
+    merged = _merge(defaults, profile)
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override))
+    try:
+        return Params.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"{workspace.params_file.name}, {profile_file.name} or an override: {where}: {first['msg']}"
+        ) from error
+
+
+def active_datasets(workspace: Workspace) -> tuple[str, ...]:
+    """The datasets that ``dvc repro`` runs: the list ``datasets`` of ``params.yaml``."""
+    return tuple(_read(workspace.params_file).get("datasets", ()))
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path} is missing") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path} must be a mapping of sections")
+    return value
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        current = merged.get(key)
+        merged[key] = _merge(current, value) if isinstance(current, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, separator, text = override.partition("=")
+    if not separator or "." not in key:
+        raise ConfigurationError(f"override {override!r} is not of the form section.key=value")
+    value: Any = yaml.safe_load(text)
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value

@@ -1,0 +1,1 @@
+"""The rules every path obeys, and the one selector."""

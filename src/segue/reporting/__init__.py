@@ -1,0 +1,1 @@
+"""Pages for people, the summary for machines, and the verdict on a terminal."""

@@ -1,0 +1,344 @@
+"""The engine behind any server: one bundle, its paths, and what happens when a path fails (DESIGN rule 14).
+
+A list is made by the path that was asked for; where that path raises, is too slow, returns something that is
+no list of this catalogue, or is not there, the next one makes it: generative -> cascade -> popularity. The
+answer says which one did, and why; every failure is logged with its traceback and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as FilePath
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from segue.errors import ArtifactError, DataError
+from segue.items import Items, ItemVectors
+from segue.paths import ListRules, Path, RankedList, Request
+from segue.ranking.rules import allowed_mask
+from segue.ranking.select import select
+from segue.registry.bundle import INCUMBENT, ITEM_MAP, MODEL, BundleManifest, read_bundle
+from segue.schema import Catalogue, PathName
+from segue.serving.breaker import Breaker
+from segue.serving.popularity import PopularityPath
+from segue.serving.requests import Filters, RecommendedItem
+
+logger = logging.getLogger("segue.serving")
+
+ORDER: tuple[PathName, ...] = (PathName.GENERATIVE, PathName.CASCADE, PathName.POPULARITY)
+_POOL_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A history in item ids, oldest first."""
+
+    item_ids: Sequence[str] = ()
+    timestamps: Sequence[int] | None = None
+    user_id: str | None = None
+    now: int | None = None
+    context: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A list in ids, and how it came about."""
+
+    items: tuple[RecommendedItem, ...]
+    path: PathName
+    fallback: str | None
+    unknown_items: tuple[str, ...]
+
+
+class PathFailure(Exception):
+    """A path made no list that may be shown."""
+
+
+class Engine:
+    """One bundle, loaded. Thread-safe: nothing but counters and breakers changes after construction.
+
+    Args:
+        manifest: what the bundle says of itself.
+        items: its item table.
+        paths: its paths by name; popularity is added where it is missing.
+        vectors: the items' aligned vectors, for similar items; None: the cascade answers.
+        budget_ms: what one request may take on one path; a batch of B may take B times that.
+        default_k: the length of a list where a request names none.
+    """
+
+    def __init__(
+        self,
+        manifest: BundleManifest,
+        items: Items,
+        paths: Mapping[PathName, Path],
+        *,
+        vectors: ItemVectors | None = None,
+        budget_ms: float = 500.0,
+        default_k: int = 10,
+        breakers: Mapping[PathName, Breaker] | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.items = items
+        self.paths: dict[PathName, Path] = {PathName.POPULARITY: PopularityPath(items), **paths}
+        self.default_k = default_k
+        self.failures: Counter[tuple[PathName, str]] = Counter()  # (path, reason) -> requests
+        self._counting = threading.Lock()
+        self._vectors = vectors
+        self._budget = budget_ms / 1000
+        self._breakers = {name: Breaker() for name in self.paths} | dict(breakers or {})
+        self._filter_seen = bool(manifest.rules.get("filter_seen", True))
+        self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="segue-path")
+
+    @classmethod
+    def load(cls, folder: FilePath, *, verify: bool = True) -> Engine:
+        """The engine of the bundle in ``folder``. Raises ArtifactError where it is damaged or unknown."""
+        manifest = read_bundle(folder, verify=verify)
+        items = Items.load(folder)
+        from segue.cascade import load_cascade
+
+        paths: dict[PathName, Path] = {PathName.CASCADE: load_cascade(folder / INCUMBENT, items)}
+        vectors = None
+        if manifest.kind == "full":
+            from segue.generative.path import load_path
+            from segue.tokenizers.item_map import bound_items
+
+            bound = bound_items(folder / ITEM_MAP)
+            paths[PathName.GENERATIVE] = load_path(folder / MODEL, bound, manifest.decoding)
+            vectors = ItemVectors.load(folder / ITEM_MAP)
+        engine = cls(
+            manifest,
+            items,
+            paths,
+            vectors=vectors,
+            budget_ms=float(manifest.serving.get("path_budget_ms", 500.0)),
+            default_k=int(manifest.serving.get("default_k", 10)),
+        )
+        engine.warm_up()
+        return engine
+
+    @property
+    def bundle_id(self) -> str:
+        return self.manifest.bundle_id
+
+    def warm_up(self) -> None:
+        """One list by every path, so that the first request does not pay for lazy initialisation.
+
+        A path that fails here is only logged: its breaker and the fallback deal with it.
+        """
+        some = np.arange(min(3, len(self.items)), dtype=np.int64)
+        request = Request(history=some, timestamps=np.zeros_like(some))
+        for name, path in self.paths.items():
+            try:
+                path.recommend([request], min(self.default_k, len(self.items)), ListRules())
+            except Exception:  # whatever a model raises; logged with its traceback
+                logger.exception("path %s of bundle %s failed while warming up", name, self.bundle_id[:12])
+
+    def close(self) -> None:
+        """Let go of the threads; lists that are being made are finished."""
+        self._pool.shutdown(wait=False)
+
+    def has(self, path: PathName) -> bool:
+        return path in self.paths
+
+    @property
+    def open_breakers(self) -> list[PathName]:
+        """Paths that are left alone for now, because they kept failing."""
+        return [name for name, breaker in self._breakers.items() if breaker.is_open]
+
+    def recommend(
+        self,
+        histories: Sequence[History],
+        *,
+        path: PathName,
+        k: int | None = None,
+        filters: Filters | None = None,
+    ) -> list[Served]:
+        """One list per history, made by ``path`` or by the next one that can.
+
+        Raises DataError for ``k`` below 1 and for a category that no item has.
+        """
+        length = self.default_k if k is None else k
+        if length < 1:
+            raise DataError(f"k is {length}: ask for at least one item")
+        length = min(length, len(self.items))
+        rules = self.rules(filters or Filters())
+        requests, unknown = [], []
+        for history in histories:
+            request, missing = self._request(history)
+            requests.append(request)
+            unknown.append(tuple(missing))
+        lists, made_by, reason = self._make(requests, length, rules, path)
+        return [
+            Served(items=self._named(ranked), path=made_by, fallback=reason, unknown_items=missing)
+            for ranked, missing in zip(lists, unknown, strict=True)
+        ]
+
+    def similar(self, item_id: str, *, k: int | None = None, filters: Filters | None = None) -> Served:
+        """Items whose vectors point the same way; otherwise the cascade's answer to a history of that item.
+
+        Raises DataError for an item that the catalogue lacks.
+        """
+        index = self.items.index_of.get(item_id)
+        if index is None:
+            raise DataError(f"the catalogue of bundle {self.bundle_id[:12]} has no item {item_id!r}")
+        if self._vectors is None or not self._vectors.present[index]:
+            return self.recommend([History(item_ids=[item_id])], path=PathName.CASCADE, k=k, filters=filters)[
+                0
+            ]
+        rules = self.rules(filters or Filters())
+        candidates = np.flatnonzero(self._vectors.present)
+        scores = self._unit_vectors[candidates] @ self._unit_vectors[index]
+        own = np.asarray([index], dtype=np.int64)
+        rules = ListRules(filter_seen=True, allowed=rules.allowed)
+        ranked = select(candidates, scores, "vectors", rules, min(k or self.default_k, len(self.items)), own)
+        return Served(items=self._named(ranked), path=PathName.GENERATIVE, fallback=None, unknown_items=())
+
+    def rules(self, filters: Filters) -> ListRules:
+        """The bundle's rules with a request's filters. Raises DataError for a category that no item has."""
+        allowed: npt.NDArray[np.bool_] | None = None
+        if filters.categories is not None:
+            if unknown := sorted(set(filters.categories) - self._categories.keys()):
+                raise DataError(f"no item has the category {unknown[0]!r}")
+            allowed = np.zeros(len(self.items), dtype=bool)
+            for category in filters.categories:
+                allowed |= self._categories[category]
+        if filters.allow is not None:
+            listed = np.zeros(len(self.items), dtype=bool)
+            listed[self.items.indices(filters.allow)[0]] = True
+            allowed = listed if allowed is None else allowed & listed
+        denied, _ = self.items.indices(filters.deny)
+        return ListRules(
+            filter_seen=self._filter_seen, allowed=allowed, excluded=denied if denied.size else None
+        )
+
+    @cached_property
+    def _categories(self) -> dict[str, npt.NDArray[np.bool_]]:
+        if Catalogue.CATEGORIES not in self.items.table.columns:
+            return {}
+        pairs = (
+            self.items.table.select("item_index", Catalogue.CATEGORIES)
+            .explode(Catalogue.CATEGORIES)
+            .drop_nulls(Catalogue.CATEGORIES)
+            .group_by(Catalogue.CATEGORIES, maintain_order=True)
+            .agg(pl.col("item_index"))
+        )
+        masks = {}
+        for category, indices in pairs.iter_rows():
+            mask = np.zeros(len(self.items), dtype=bool)
+            mask[indices] = True
+            masks[category] = mask
+        return masks
+
+    @cached_property
+    def _unit_vectors(self) -> npt.NDArray[np.float32]:
+        if self._vectors is None:
+            raise ArtifactError(f"bundle {self.bundle_id[:12]} has no item vectors")
+        norms = np.linalg.norm(self._vectors.vectors, axis=1, keepdims=True)
+        unit: npt.NDArray[np.float32] = (self._vectors.vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+        return unit
+
+    @cached_property
+    def _titles(self) -> list[str | None]:
+        if Catalogue.TITLE not in self.items.table.columns:
+            return [None] * len(self.items)
+        return self.items.table[Catalogue.TITLE].to_list()
+
+    def _request(self, history: History) -> tuple[Request, list[str]]:
+        ids = list(history.item_ids)
+        times = list(history.timestamps) if history.timestamps is not None else [0] * len(ids)
+        known = [place for place, item in enumerate(ids) if item in self.items.index_of]
+        if history.timestamps is not None:
+            known.sort(key=lambda place: times[place])  # stable: equal times keep the order given
+        indices = np.asarray([self.items.index_of[ids[place]] for place in known], dtype=np.int64)
+        return (
+            Request(
+                history=indices,
+                timestamps=np.asarray([times[place] for place in known], dtype=np.int64),
+                user_id=history.user_id,
+                now=history.now,
+                context=dict(history.context or {}),
+            ),
+            [item for item in ids if item not in self.items.index_of],
+        )
+
+    def _named(self, ranked: RankedList) -> tuple[RecommendedItem, ...]:
+        return tuple(
+            RecommendedItem(
+                item_id=self.items.ids[index], title=self._titles[index], score=float(score), source=source
+            )
+            for index, score, source in zip(ranked.items, ranked.scores, ranked.sources, strict=True)
+        )
+
+    def _make(
+        self, requests: Sequence[Request], k: int, rules: ListRules, wanted: PathName
+    ) -> tuple[list[RankedList], PathName, str | None]:
+        reasons: list[str] = []
+        order = ORDER[ORDER.index(wanted) :] if wanted in ORDER else (wanted, *ORDER[1:])
+        for name in order:
+            try:
+                lists = self._try(name, requests, k, rules)
+            except PathFailure as failure:
+                reasons.append(f"{name.value}: {failure}")
+                with self._counting:
+                    self.failures[name, str(failure)] += len(requests)
+                continue
+            return lists, name, "; ".join(reasons) or None
+        raise RuntimeError(f"no path of bundle {self.bundle_id[:12]} could make a list: {'; '.join(reasons)}")
+
+    def _try(self, name: PathName, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
+        path = self.paths.get(name)
+        if path is None:
+            raise PathFailure("not in this bundle")
+        breaker = self._breakers[name]
+        if name is not PathName.POPULARITY and not breaker.allows():
+            raise PathFailure("circuit breaker open")
+        budget = None if name is PathName.POPULARITY else self._budget * max(1, len(requests))
+        started = time.monotonic()
+        future = self._pool.submit(path.recommend, requests, k, rules)
+        try:
+            lists = future.result(timeout=budget)
+            self._check(lists, requests, k, rules)
+        except FutureTimeout as error:
+            future.cancel()
+            breaker.failed()
+            logger.warning("path %s took over %.0f ms", name.value, (time.monotonic() - started) * 1000)
+            raise PathFailure("over its time budget") from error
+        except PathFailure as failure:
+            breaker.failed()
+            logger.error("path %s of bundle %s: %s", name.value, self.bundle_id[:12], failure)
+            raise
+        except Exception as error:
+            breaker.failed()
+            logger.exception("path %s of bundle %s failed", name.value, self.bundle_id[:12])
+            raise PathFailure(f"raised {type(error).__name__}") from error
+        breaker.succeeded()
+        return lists
+
+    def _check(
+        self, lists: Sequence[RankedList], requests: Sequence[Request], k: int, rules: ListRules
+    ) -> None:
+        """What is shown is a list of this catalogue that obeys the rules, whoever made it."""
+        if len(lists) != len(requests):
+            raise PathFailure("made a wrong number of lists")
+        for ranked, request in zip(lists, requests, strict=True):
+            allowed = allowed_mask(rules, request, len(self.items))
+            shown = ranked.items
+            if not shown.size:
+                if allowed.any():
+                    raise PathFailure("made an empty list")
+                continue
+            inside = bool((shown >= 0).all() and (shown < len(self.items)).all())
+            if not inside or not allowed[shown].all() or len(np.unique(shown)) < len(shown) or len(shown) > k:
+                raise PathFailure("made an invalid list")
+            if not np.isfinite(ranked.scores).all():
+                raise PathFailure("gave scores that are no numbers")

@@ -1,0 +1,108 @@
+"""What goes over the wire: typed requests and answers. What breaks a type is refused with one message."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+ServedPath = Literal["generative", "cascade", "popularity"]
+MAX_HISTORY = 10_000
+MAX_BATCH = 256
+
+
+class _Wire(BaseModel):
+    # Ids are text; a catalogue numbered 1, 2, 3 may be written without quotes.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+class Filters(_Wire):
+    """Which items may be shown. Everything given must hold; ids the catalogue lacks are ignored."""
+
+    categories: list[str] | None = None  # the item has at least one of them
+    allow: list[ItemId] | None = None
+    deny: list[ItemId] = Field(default_factory=list)
+
+
+class Who(_Wire):
+    """For whom. The history of the request, where there is one, stands for the one in the store."""
+
+    user_id: UserId | None = None
+    history: list[ItemId] | None = Field(default=None, max_length=MAX_HISTORY)  # oldest first
+    timestamps: list[int] | None = Field(default=None, max_length=MAX_HISTORY)  # seconds since 1970-01-01 UTC
+    now: int | None = None  # seconds; default: the newest event
+    context: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Who:
+        if self.user_id is None and self.history is None and not self.context:
+            raise ValueError("give a user_id, a history (which may be empty) or a context")
+        if self.timestamps is not None and len(self.timestamps) != len(self.history or ()):
+            raise ValueError("timestamps and history must be of one length")
+        return self
+
+
+class RecommendRequest(Who):
+    """A list, please.
+
+    ``k``: its length; where the catalogue, the filters or the path offer fewer items, the list is shorter.
+    ``path``: omitted, the deployment decides; named, a preview that no experiment counts.
+    """
+
+    k: int | None = Field(default=None, ge=1)
+    filters: Filters = Filters()
+    path: ServedPath | None = None
+
+
+class SimilarRequest(_Wire):
+    """Items like one item."""
+
+    item_id: ItemId
+    k: int | None = Field(default=None, ge=1)
+    filters: Filters = Filters()
+
+
+class Event(_Wire):
+    """Something that a user did. ``event_id`` makes posting it again harmless."""
+
+    event_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    user_id: UserId
+    item_id: ItemId
+    timestamp: int | None = None  # seconds; default: when it arrived
+    action: str | None = None
+
+
+class RecommendedItem(_Wire):
+    item_id: str
+    title: str | None
+    score: float
+    source: str  # who proposed it
+
+
+class Answer(_Wire):
+    """A list and where it came from."""
+
+    items: list[RecommendedItem]
+    path: ServedPath  # the path that made this list
+    bundle: str
+    deployment: int | None  # revision; null where no deployment is followed
+    arm: str | None
+    preview: bool
+    fallback: str | None  # why another path than the one asked for made the list
+    unknown_items: list[str]  # ids of the history that the catalogue lacks; they were ignored
+    latency_ms: float
+
+
+class SimilarAnswer(_Wire):
+    items: list[RecommendedItem]
+    bundle: str
+    deployment: int | None
+    latency_ms: float
+
+
+class EventsAnswer(_Wire):
+    accepted: int
+    duplicates: int  # posted before under the same event_id
+    unknown_items: list[str]  # kept, and used once a bundle knows them

@@ -1,0 +1,1 @@
+"""One module a step of the graph, and the registry that both engines are made from."""

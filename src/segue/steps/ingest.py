@@ -1,0 +1,47 @@
+"""Step ``ingest``: the sources and everything appended since, as two canonical tables."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from segue.artifacts import write_json
+from segue.data.append import add_events, add_items, read_landed
+from segue.data.fetch import WHEELS, fetch, is_fetched
+from segue.data.readers import read_dataset
+from segue.data.sources import CATALOGUE_SCHEMA
+from segue.steps.runner import StepContext
+
+
+def run(context: StepContext) -> None:
+    """Write interactions.parquet, catalogue.parquet (empty where there is none) and source.json."""
+    settings, workspace, dataset = context.params.data, context.workspace, context.dataset
+    if settings.reader in WHEELS and settings.folder is None and not is_fetched(workspace, settings.reader):
+        context.progress(f"fetching {settings.reader}")
+        fetch(workspace, settings.reader)
+    raw = read_dataset(settings, workspace)
+    events = read_landed(workspace, dataset, "interactions")
+    items = read_landed(workspace, dataset, "catalogue")
+    interactions = add_events(raw.interactions, events, has_timestamps=raw.has_timestamps)
+    base = pl.DataFrame(schema=CATALOGUE_SCHEMA) if raw.catalogue is None else raw.catalogue
+    catalogue = add_items(base, items)
+    interactions.write_parquet(context.output / "interactions.parquet")
+    catalogue.write_parquet(context.output / "catalogue.parquet")
+    appended = {"interactions": sum(map(len, events)), "items": sum(map(len, items))}
+    write_json(
+        context.output / "source.json",
+        {
+            "title": settings.title,
+            "terms": settings.terms,
+            "source": raw.source,
+            "has_timestamps": raw.has_timestamps,
+            "ordered": raw.ordered,
+            "has_catalogue": raw.catalogue is not None,
+            "appended": appended,
+        },
+    )
+    context.metrics.update(
+        interactions=interactions.height,
+        catalogue_rows=catalogue.height,
+        appended_interactions=appended["interactions"],
+        appended_items=appended["items"],
+    )

@@ -1,0 +1,20 @@
+"""Step ``pilot_decision``: may the generative path begin to serve?"""
+
+from __future__ import annotations
+
+from segue.migration.decide import DECISION_FILE, Target, write_decision
+from segue.migration.gates import gate, gather, read_facts
+from segue.steps.runner import StepContext
+
+
+def run(context: StepContext) -> None:
+    """Writes ``decision.json``. A HOLD is a step that succeeded."""
+    decision = gate(
+        Target.PILOT,
+        gather([context.inputs["offline_evaluation"], context.inputs["serving_check"]]),
+        read_facts(context.inputs["bundle"]),
+        context.params.migration,
+    )
+    write_decision(context.output / DECISION_FILE, decision)
+    context.metrics["outcome"] = decision.outcome.value
+    context.progress(f"{decision.outcome}: {'; '.join(decision.reasons)}")

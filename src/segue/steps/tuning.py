@@ -1,0 +1,72 @@
+"""Step ``tuning``: an Optuna study with pruning, its trials nested MLflow runs, chooses the model's
+settings."""
+
+from __future__ import annotations
+
+import shutil
+
+from segue.artifacts import MANIFEST, write_json
+from segue.data.sequences import Sequences
+from segue.generative.store import save_weights
+from segue.generative.training import tune
+from segue.schema import UserGroup
+from segue.steps.runner import StepContext
+from segue.tokenizers.item_map import bound_items
+from segue.training.study import Tracking
+
+SETTINGS = "settings.json"
+TRIALS = "trials.json"
+
+
+def run(context: StepContext) -> None:
+    """Writes ``settings.json``, ``trials.json`` and the best trial's own weights, or hands on what is
+    kept."""
+    if (kept := context.kept("tuning")) is not None:
+        shutil.copytree(kept, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        context.progress("the chosen settings are kept; nothing is tuned")
+        return
+    params = context.params
+    name = f"{context.step.name}-{context.identity[:16]}"
+    tuned = tune(
+        Sequences.load(context.inputs["sequences"] / UserGroup.REGULAR.value),
+        bound_items(context.inputs["item_map"]),
+        params.generative,
+        params.tuning,
+        name=name,
+        journal=context.workspace.state(context.dataset) / "optuna" / f"{name}.journal",
+        checkpoints=context.checkpoints,
+        tracking=Tracking(
+            uri=context.workspace.mlflow_uri,
+            artifacts=context.workspace.mlflow_artifacts,
+            experiment=context.dataset,
+            run_name=name,
+            tags={"segue.step": context.step.name, "segue.dataset": context.dataset},
+        ),
+        progress=context.progress,
+    )
+    save_weights(context.output, tuned.best.model)
+    write_json(
+        context.output / SETTINGS,
+        {
+            "settings": tuned.settings.model_dump(mode="json"),
+            "trial_settings": tuned.trial_settings.model_dump(mode="json"),
+            "fusion_grid": list(params.decoding.fusion_grid),
+            "best_epoch": tuned.best.result.best_epoch,
+            "trained_on": trained_on(context),
+        },
+    )
+    write_json(
+        context.output / TRIALS,
+        {"best": tuned.study.best_index, "value": tuned.study.best_value, "trials": tuned.study.trials},
+    )
+    context.record["mlflow"] = tuned.study.mlflow
+    context.metrics["trials"] = len(tuned.study.trials)
+    context.metrics["pruned"] = sum(trial["state"] == "pruned" for trial in tuned.study.trials)
+    context.metrics["validation_ndcg_at_10"] = round(tuned.study.best_value, 4)
+    for key, value in tuned.study.best_params.items():
+        context.metrics[key] = value
+
+
+def trained_on(context: StepContext) -> dict[str, str]:
+    """The artifacts that a model's weights depend on, by content hash."""
+    return {name: context.input_hashes[name] for name in ("item_map", "sequences")}

@@ -1,0 +1,1 @@
+"""From item vectors to semantic IDs: frozen codebooks and item maps that grow."""

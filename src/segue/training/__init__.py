@@ -1,0 +1,1 @@
+"""How models learn: loop, batches, checkpoints, studies."""

@@ -1,0 +1,43 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The checkout that holds these tests."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def workspace_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty workspace with the repository's parameters, profiles and bases; SEGUE_ROOT points at it."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path / "params.yaml")
+    for folder in ("profiles", "bases"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    monkeypatch.setenv("SEGUE_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def segue_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where it is absent."""
+    configured = os.environ.get("SEGUE_DATA")
+    folder = Path(configured) if configured else REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real data is absent: set SEGUE_DATA to its folder")
+    return folder

@@ -1,0 +1,192 @@
+"""Data that arrives later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.artifacts import read_json
+from segue.data.append import add_items, append, read_landed
+from segue.errors import DataError
+from segue.params import SECTIONS, Params
+from segue.steps.runner import run_step
+from segue.workspace import Workspace
+
+from .examples import catalogue
+
+
+def make_params(**data: Any) -> Params:
+    return Params.model_validate(dict.fromkeys(SECTIONS, {}) | {"data": data})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "shop.csv").write_text("who;what;when\nu1;a;1000\nu2;b;2000\n")
+    (tmp_path / "items.csv").write_text("item_id,title,price\na,Apple,1\nb,Bread,2\n")
+    return Workspace(tmp_path)
+
+
+PARAMS = make_params(
+    interactions={
+        "path": "shop.csv",
+        "separator": ";",
+        "timestamp_unit": "ms",
+        "columns": {"user_id": "who", "item_id": "what", "timestamp": "when"},
+    },
+    catalogue={"path": "items.csv"},
+)
+
+
+def put(workspace: Workspace, name: str, text: str) -> Path:
+    (workspace.root / name).write_text(text)
+    return workspace.root / name
+
+
+def ingest(workspace: Workspace, params: Params = PARAMS) -> Path:
+    run_step(workspace, "shop", "ingest", params)
+    return workspace.step("shop", "ingest")
+
+
+def test_the_sources_own_names_and_ours_are_both_read(workspace: Workspace) -> None:
+    theirs = append(workspace, "shop", PARAMS, put(workspace, "more.csv", "who;what;when\nu3;a;5000\n"), None)
+    assert theirs["interactions"]["rows"] == 1
+    assert theirs["items"] is None
+    append(workspace, "shop", PARAMS, put(workspace, "ours.csv", "user_id,item_id,timestamp\nu4,b,7\n"), None)
+    iso = put(workspace, "iso.csv", "user_id,item_id,timestamp\nu5,b,1970-01-01T00:00:09Z\n")
+    append(workspace, "shop", PARAMS, iso, None)
+    table = pl.read_parquet(ingest(workspace) / "interactions.parquet")
+    assert table.select("user_id", "timestamp", "order").rows() == [
+        ("u1", 1, 0),
+        ("u2", 2, 1),
+        ("u3", 5, 2),
+        ("u4", 7, 3),
+        ("u5", 9, 4),
+    ]
+    source: Any = read_json(workspace.step("shop", "ingest") / "source.json")
+    assert source["appended"] == {"interactions": 3, "items": 0}
+
+
+def test_the_same_rows_land_once_whatever_file_brings_them(workspace: Workspace) -> None:
+    first = append(workspace, "shop", PARAMS, put(workspace, "more.csv", "who;what;when\nu3;a;5000\n"), None)
+    again = append(
+        workspace, "shop", PARAMS, put(workspace, "copy.csv", "user_id,item_id,timestamp\nu3,a,5\n"), None
+    )
+    assert first["interactions"]["new"]
+    assert not again["interactions"]["new"]
+    assert first["interactions"]["file"] == again["interactions"]["file"]
+    assert pl.read_parquet(ingest(workspace) / "interactions.parquet").height == 3
+
+
+def test_items_update_field_by_field_and_extend(workspace: Workspace) -> None:
+    append(
+        workspace,
+        "shop",
+        PARAMS,
+        None,
+        put(workspace, "1.csv", "item_id,title,price\na,Apricot,\nc,Corn,3\n"),
+    )
+    append(workspace, "shop", PARAMS, None, put(workspace, "2.csv", "item_id,price\na,9\n"))
+    table = pl.read_parquet(ingest(workspace) / "catalogue.parquet")
+    assert table.select("item_id", "title", "price").rows() == [
+        ("a", "Apricot", 9.0),
+        ("b", "Bread", 2.0),
+        ("c", "Corn", 3.0),
+    ]
+
+
+def test_nothing_is_written_unless_both_files_are_good(workspace: Workspace) -> None:
+    events = put(workspace, "more.csv", "who;what;when\nu3;a;5000\n")
+    with pytest.raises(DataError, match=r"'cheap' is no number"):
+        append(workspace, "shop", PARAMS, events, put(workspace, "bad.csv", "item_id,price\na,cheap\n"))
+    assert not workspace.landing("shop").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", r"has the columns 'a', 'b'; it needs user_id and item_id, or 'who' and 'what'"),
+        ("user_id,item_id,timestamp\nu,a,soon\n", "'soon' is no ISO 8601 time"),
+        ("user_id,item_id\nu,a\n", "no event has a timestamp"),
+        ("user_id,item_id,timestamp\n", "holds no rows"),
+        ("", "is empty"),
+    ],
+)
+def test_bad_appends(workspace: Workspace, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        append(workspace, "shop", PARAMS, put(workspace, "bad.csv", text), None)
+
+
+def test_missing_file_and_nothing_given(workspace: Workspace) -> None:
+    with pytest.raises(DataError, match="nothing to append"):
+        append(workspace, "shop", PARAMS, None, None)
+    with pytest.raises(DataError, match="does not exist"):
+        append(workspace, "shop", PARAMS, workspace.root / "gone.csv", None)
+
+
+def test_ordered_data_keeps_the_order_of_arrival(workspace: Workspace) -> None:
+    params = make_params(interactions={"path": "ordered.csv"}, ordered=True)
+    put(workspace, "ordered.csv", "user_id,item_id\nu,a\nu,b\n")
+    for item in "zcyd":
+        append(
+            workspace,
+            "shop",
+            params,
+            put(workspace, "n.csv", f"user_id,item_id,timestamp\nu,{item},5\n"),
+            None,
+        )
+    table = pl.read_parquet(ingest(workspace, params) / "interactions.parquet")
+    assert table["item_id"].to_list() == ["a", "b", "z", "c", "y", "d"]
+    assert table["timestamp"].null_count() == 6
+    assert pl.read_parquet(workspace.step("shop", "ingest") / "catalogue.parquet").height == 0
+
+
+def test_headerless_sources_take_headerless_appends(workspace: Workspace) -> None:
+    columns = {"user_id": "1", "item_id": "2", "timestamp": "3"}
+    source = {"path": "r.dat", "separator": "::", "has_header": False, "columns": columns}
+    put(workspace, "r.dat", "u::01::5\n")
+    params = make_params(interactions=source)
+    append(workspace, "shop", params, put(workspace, "more.dat", "v::02::6\n"), None)
+    append(workspace, "shop", params, put(workspace, "more.csv", "user_id,item_id,timestamp\nw,03,7\n"), None)
+    assert [table["item_id"].to_list() for table in read_landed(workspace, "shop", "interactions")] == [
+        ["02"],
+        ["03"],
+    ]
+
+
+def test_ingest_says_no_change_until_something_arrives(workspace: Workspace) -> None:
+    assert run_step(workspace, "shop", "ingest", PARAMS).status == "ran"
+    assert run_step(workspace, "shop", "ingest", PARAMS).status == "no_change"
+    append(workspace, "shop", PARAMS, put(workspace, "more.csv", "who;what;when\nu3;a;5000\n"), None)
+    assert run_step(workspace, "shop", "ingest", PARAMS).status == "ran"
+
+
+def test_a_damaged_landed_file_is_named(workspace: Workspace) -> None:
+    (workspace.landing("shop") / "interactions").mkdir(parents=True)
+    (workspace.landing("shop") / "interactions" / "dropped.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"dropped\.parquet is no whole Parquet file"):
+        ingest(workspace)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["X", "Y", None])), max_size=4), max_size=4
+    )
+)
+def test_add_items_equals_a_dictionary_updated_row_by_row(
+    batches: list[list[tuple[str, str | None]]],
+) -> None:
+    expected: dict[str, str | None] = {"a": "A"}
+    for batch in batches:
+        for item, title in batch:
+            expected[item] = title if title is not None else expected.get(item)
+    tables = [
+        catalogue([item for item, _ in batch], title=[title for _, title in batch]) for batch in batches
+    ]
+    merged = add_items(catalogue(["a"], title=["A"]), tables)
+    assert dict(merged.select("item_id", "title").rows()) == expected

@@ -1,0 +1,175 @@
+"""`segue init` on the shapes that strangers' files have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from segue.data.profiles import init_profile
+from segue.data.readers import read_dataset
+from segue.errors import ConfigurationError, DataError
+from segue.params import active_datasets, load_params
+from segue.steps.base import read_base
+from segue.workspace import Workspace
+
+SECTIONS = "validation splits encoders tokenizer drift cascade generative tuning decoding rules evaluation migration serving"
+PARAMS = "# a comment\ndatasets: [ml-100k]  # another\n" + "".join(
+    f"{name}: {{}}\n" for name in SECTIONS.split()
+)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    return Workspace(tmp_path)
+
+
+def put(workspace: Workspace, name: str, text: str, encoding: str = "utf-8") -> Path:
+    path = workspace.root / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_headerless_double_colons_with_a_catalogue(workspace: Workspace) -> None:
+    rows = "".join(
+        f"{user}::000{item}::{item}::{1365029107 + item}\n" for user in range(9) for item in range(6)
+    )
+    events = put(workspace, "ratings.dat", rows)
+    movies = "".join(
+        f"000{item}::Film {item} (1999)::{'Crime|Drama' if item % 2 else 'War'}\n" for item in range(6)
+    )
+    written = init_profile(workspace, events, put(workspace, "movies.dat", movies), "my-tweets")
+    assert written == [workspace.profile_file("my-tweets"), workspace.base_file("my-tweets")]
+    params = load_params(workspace, "my-tweets")
+    raw = read_dataset(params.data, workspace)
+    assert raw.interactions.row(1)[:3] == ("0", "0001", 1365029108)
+    assert raw.interactions["weight"].to_list()[:3] == [0.0, 1.0, 2.0]
+    assert raw.catalogue is not None
+    assert raw.catalogue.row(1)[:4] == ("0001", "Film 1 (1999)", None, ["Crime", "Drama"])
+    assert set(read_base(workspace, "my-tweets").values()) == {None}
+    assert active_datasets(workspace) == ("ml-100k", "my-tweets")
+    assert "# a comment\n" in workspace.params_file.read_text()
+    assert "# another" in workspace.params_file.read_text()
+    assert 'path: "ratings.dat"' in written[0].read_text()  # relative inside the checkout
+
+
+def test_semicolons_latin_1_and_milliseconds(workspace: Workspace) -> None:
+    text = "CustomerID;product_id;stars;event_time\nJosé;a;5;1500000000000\nb;c;4;1500000001000\n"
+    init_profile(workspace, put(workspace, "Shop Export.csv", text, "latin-1"))
+    source = load_params(workspace, "shop-export").data.interactions
+    assert source is not None
+    assert (source.separator, source.encoding, source.timestamp_unit) == (";", "latin-1", "ms")
+    assert source.columns == {
+        "user_id": "CustomerID",
+        "item_id": "product_id",
+        "timestamp": "event_time",
+        "weight": "stars",
+    }
+
+
+def test_parquet_with_times_of_its_own(workspace: Workspace) -> None:
+    table = pl.DataFrame({"visitor_id": ["u"], "sku": [7], "when": ["2020-01-01"]})
+    table.with_columns(pl.col("when").str.to_datetime("%Y-%m-%d")).write_parquet(
+        workspace.root / "log.parquet"
+    )
+    init_profile(workspace, workspace.root / "log.parquet", activate=False)
+    raw = read_dataset(load_params(workspace, "log").data, workspace)
+    assert raw.interactions.row(0)[:3] == ("u", "7", 1_577_836_800)
+    assert active_datasets(workspace) == ("ml-100k",)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            "user_id,user,item_id,timestamp",
+            r"which column is user_id; it could be 'user_id', 'user': pass --user-column",
+        ),
+        (
+            "user_id,movie_id,product_id,timestamp",
+            r"item_id; it could be 'movie_id', 'product_id'.*--item-column",
+        ),
+        ("user_id,item_id,a,b", "timestamp; it could be 'user_id', 'item_id', 'a', 'b'.*--timestamp-column"),
+        ("kunde,artikel,x,timestamp", "user_id; it could be 'kunde', 'artikel', 'x'.*--user-column"),
+    ],
+)
+def test_ambiguous_columns_are_asked_for(workspace: Workspace, header: str, message: str) -> None:
+    last = "1500000000" if "timestamp" in header else "2"
+    path = put(workspace, "a.csv", f"{header}\n1,2,3,{last}\n4,5,6,{last}\n")
+    with pytest.raises(DataError, match=message):
+        init_profile(workspace, path)
+    assert not workspace.profile_file("a").exists()
+    assert active_datasets(workspace) == ("ml-100k",)
+
+
+def test_options_settle_it(workspace: Workspace) -> None:
+    path = put(workspace, "a.csv", "kunde,artikel,n\nx,y,1\nz,y,2\n")
+    columns = {"user_id": "kunde", "item_id": "artikel", "timestamp": "none"}
+    init_profile(workspace, path, columns=columns)
+    params = load_params(workspace, "a")
+    assert params.data.ordered
+    assert read_dataset(params.data, workspace).interactions["timestamp"].to_list() == [None, None]
+    with pytest.raises(DataError, match="has no column 'client'"):
+        init_profile(workspace, path, name="b", columns={"user_id": "client"})
+
+
+def test_two_candidates_for_an_optional_column_become_a_comment(workspace: Workspace) -> None:
+    path = put(
+        workspace, "a.csv", "user_id,item_id,timestamp,rating,score\n1,2,1500000000,3,4\n1,3,1500000000,3,4\n"
+    )
+    init_profile(workspace, path)
+    assert "# weight could be rating or score" in workspace.profile_file("a").read_text()
+
+
+def test_a_catalogue_of_other_items_is_refused(workspace: Workspace) -> None:
+    events = put(workspace, "a.csv", "user_id,item_id,timestamp\n1,x1,1500000000\n1,x2,1500000000\n")
+    items = put(workspace, "items.csv", "item_id,title\ny1,One\ny2,Two\n")
+    with pytest.raises(DataError, match="no column holds the item ids of the interactions"):
+        init_profile(workspace, events, items)
+
+
+def test_names(workspace: Workspace) -> None:
+    path = put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n")
+    for name in ("../up", "UPPER", "a b", ""):
+        with pytest.raises(ConfigurationError, match="no name for a dataset"):
+            init_profile(workspace, path, name=name)
+    init_profile(workspace, path)
+    with pytest.raises(ConfigurationError, match="exists already"):
+        init_profile(workspace, path)
+
+
+def test_shapeless_files(workspace: Workspace) -> None:
+    with pytest.raises(DataError, match="fewer than two rows"):
+        init_profile(workspace, put(workspace, "a.csv", "user_id,item_id\n"))
+    with pytest.raises(DataError, match="cuts its lines into equal fields"):
+        init_profile(workspace, put(workspace, "b.csv", "one\ntwo\nthree\n"))
+    with pytest.raises(DataError, match="cannot be read"):
+        init_profile(workspace, workspace.root / "gone.csv")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("datasets: []\n", "datasets: [a]\n"),
+        (
+            "datasets:\n  # mine\n  - one  # first\n  - two\nrules: {}\n",
+            "datasets:\n  # mine\n  - one  # first\n  - two\n  - a\nrules: {}\n",
+        ),
+        ("datasets:\n- one", "datasets:\n- one\n- a\n"),
+        ("datasets: [b, a]\n", "datasets: [b, a]\n"),
+    ],
+)
+def test_the_list_of_datasets_is_extended_in_place(workspace: Workspace, before: str, after: str) -> None:
+    workspace.params_file.write_text(before)
+    init_profile(workspace, put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n"))
+    assert workspace.params_file.read_text() == after
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "movielens-latest-small", "movietweetings", "amazon-beauty"])
+def test_shipped_profiles_load(repository: Path, name: str) -> None:
+    params = load_params(Workspace(repository), name)
+    assert params.data.title
+    assert params.data.terms
+    read_base(Workspace(repository), name)

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from segue.errors import BindingError
+from segue.generative.house import HouseModel
+from segue.generative.protocol import BoundItems, GenerativeRecommender, HistoryBatch
+
+from . import tiny
+
+
+@torch.no_grad()
+def test_likelihoods_are_the_product_of_the_steps_and_sum_to_one() -> None:
+    bound = tiny.items(retired=(3, 7), absent=(5,))
+    model = tiny.model(bound)
+    assert isinstance(model, GenerativeRecommender)
+    context = model.encode(tiny.histories([0, 3, 8]))
+    likelihood = model.log_likelihood(context, torch.arange(24).expand(3, -1))
+    steps = torch.zeros(3, 24)
+    for level in range(3):
+        prefix = bound.codes[:, :level].expand(3, -1, -1)
+        step = model.next_code_log_probs(context, prefix)
+        steps += step.gather(-1, bound.codes[:, level].expand(3, -1).unsqueeze(-1)).squeeze(-1)
+    active = bound.active
+    torch.testing.assert_close(likelihood[:, active], steps[:, active], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(likelihood.exp().sum(dim=1), torch.ones(3))
+    assert bool(likelihood[:, ~active].isneginf().all())
+
+
+@torch.no_grad()
+def test_next_codes_are_normalised_over_the_children_that_exist() -> None:
+    model = tiny.model(tiny.items(10))
+    context = model.encode(tiny.histories([4], 10))
+    first = model.next_code_log_probs(context, torch.zeros(1, 1, 0, dtype=torch.int64))
+    torch.testing.assert_close(first.exp().sum(dim=-1), torch.ones(1, 1))
+    nowhere = model.next_code_log_probs(context, torch.tensor([[[99, 0]]]))
+    assert bool(nowhere.isneginf().all())
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_appending_equals_encoding_the_longer_history(before: int, after: int, seed: int) -> None:
+    model = tiny.model()
+    first, second = tiny.histories([before, 2], seed=seed), tiny.histories([after, 1], seed=seed + 1)
+    joined = model.append(model.encode(first), second)
+    for row in range(2):
+        ids = [*first.items[row, : first.lengths[row]], *second.items[row, : second.lengths[row]]]
+        times = [*first.timestamps[row, : first.lengths[row]], *second.timestamps[row, : second.lengths[row]]]
+        window = model.max_length
+        whole = HistoryBatch(
+            items=torch.tensor([ids[-window:] or [0]]),
+            timestamps=torch.tensor([times[-window:] or [0]]),
+            lengths=torch.tensor([min(len(ids), window)]),
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(joined.state[row], model.encode(whole).state[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_batch_a_history_stands_in_changes_nothing() -> None:
+    model = tiny.model()
+    batch = tiny.histories([1, 5, 8, 0])
+    together = model.encode(batch).state
+    for row, length in enumerate(batch.lengths.tolist()):
+        width = max(1, length)
+        alone = HistoryBatch(
+            items=batch.items[row : row + 1, :width],
+            timestamps=batch.timestamps[row : row + 1, :width],
+            lengths=batch.lengths[row : row + 1],
+        )
+        torch.testing.assert_close(model.encode(alone).state[0], together[row], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_loss_equals_a_plain_reference() -> None:
+    """Event by event, from the definition: what precedes it is encoded alone, then both heads are asked."""
+    bound = tiny.items(retired=(2,))
+    model = tiny.model(bound)
+    batch = tiny.histories([6, 1, 8])
+    code, dense, count = 0.0, 0.0, 0
+    for row, length in enumerate(batch.lengths.tolist()):
+        for position in range(length):
+            target = int(batch.items[row, position])
+            if not bound.active[target]:
+                continue
+            before = HistoryBatch(
+                items=batch.items[row : row + 1, : max(1, position)],
+                timestamps=batch.timestamps[row : row + 1, : max(1, position)],
+                lengths=torch.tensor([position]),
+            )
+            state = plain_state(model, before, bound)
+            torch.testing.assert_close(model.encode(before).state[0], state, atol=1e-5, rtol=1e-4)
+            code -= float(model.log_likelihood(model.encode(before), torch.tensor([[target]])))
+            user = F.normalize(model.user_projection(state), dim=-1) / model.settings.dense_temperature
+            scores = (model.item_vectors() @ user)[bound.active]
+            place = int((torch.nonzero(bound.active).flatten() == target).nonzero())
+            dense -= float(scores.log_softmax(dim=0)[place])
+            count += 1
+    loss = model.loss(batch)
+    assert float(loss["code"]) == pytest.approx(code / count, abs=1e-4)
+    assert float(loss["dense"]) == pytest.approx(dense / count, abs=1e-4)
+    assert float(loss["total"]) == pytest.approx((code + dense) / count, abs=1e-3)
+
+
+def plain_state(model: HouseModel, history: HistoryBatch, bound: BoundItems) -> Tensor:
+    """The encoder in plain loops: one history, one head at a time, attention by definition."""
+    settings, length = model.settings, int(history.lengths[0])
+    width = settings.dimensions // settings.heads
+    rows = [model.start]
+    for position in range(length):
+        item = int(history.items[0, position])
+        vector = bound.vectors[item] / bound.vectors[item].norm() * math.sqrt(len(bound.vectors[item]))
+        row = model.read_content(vector)
+        for level, table in enumerate(model.read_codes):
+            row = row + table.weight[bound.codes[item, level]]
+        gap = int(history.timestamps[0, position] - history.timestamps[0, position - 1]) if position else 0
+        rows.append(row + model.gaps.weight[min(31, int(math.log2(gap + 1)))])
+    hidden = torch.stack(rows)
+    for block in model.blocks:
+        qkv = block.qkv(block.before_attention(hidden))
+        query, key, value = qkv.chunk(3, dim=-1)
+        heads = []
+        for head in range(settings.heads):
+            part = slice(head * width, (head + 1) * width)
+            q, k = turned(query[:, part]), turned(key[:, part])
+            mixed = []
+            for position in range(length + 1):
+                weight = torch.softmax(k[: position + 1] @ q[position] / math.sqrt(width), dim=0)
+                mixed.append(weight @ value[: position + 1, part])
+            heads.append(torch.stack(mixed))
+        hidden = hidden + block.out(torch.cat(heads, dim=-1))
+        hidden = hidden + block.mlp(block.before_mlp(hidden))
+    state: Tensor = model.norm(hidden)[length]
+    return state
+
+
+def turned(rows: Tensor) -> Tensor:
+    """Rotary positions as complex numbers: entry pair j of row t is multiplied by exp(i t / 10000^(2 j /
+    width))."""
+    half = rows.shape[1] // 2
+    numbers = torch.complex(rows[:, :half], rows[:, half:])
+    angle = torch.arange(len(rows)).unsqueeze(1) * 10_000 ** (-torch.arange(half) / half)
+    numbers = numbers * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([numbers.real, numbers.imag], dim=-1)
+
+
+@torch.no_grad()
+def test_gathering_children_equals_scoring_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = tiny.histories([5, 8])
+    usual = tiny.model().loss(batch)
+    monkeypatch.setattr("segue.generative.house._ALL_NODES", 0)
+    gathered = tiny.model().loss(batch)
+    torch.testing.assert_close(usual["code"], gathered["code"])
+
+
+@torch.no_grad()
+def test_sampled_negatives_estimate_the_full_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many draws as the estimate takes, and each counted by log((N - 1) / n), both losses agree."""
+    model, batch = tiny.model(), tiny.histories([8] * 8)
+    full = float(model.loss(batch)["dense"])
+    monkeypatch.setattr("segue.generative.house._FULL_SOFTMAX_ITEMS", 0)
+    torch.manual_seed(0)
+    sampled = [float(model.loss(batch)["dense"]) for _ in range(200)]
+    assert sum(sampled) / len(sampled) == pytest.approx(full, rel=0.1)
+
+
+def test_another_codebook_is_refused() -> None:
+    model, bound = tiny.model(), tiny.items()
+    other = BoundItems(
+        codebook_id="d" * 64,
+        level_sizes=bound.level_sizes,
+        codes=bound.codes,
+        vectors=bound.vectors,
+        present=bound.present,
+        active=bound.active,
+    )
+    with pytest.raises(BindingError, match="bind an item map of the model's codebook"):
+        model.bind(other)
+    narrow = BoundItems(
+        codebook_id=bound.codebook_id,
+        level_sizes=bound.level_sizes,
+        codes=bound.codes,
+        vectors=bound.vectors[:, :2],
+        present=bound.present,
+        active=bound.active,
+    )
+    with pytest.raises(BindingError, match="content of 6 dimensions"):
+        model.bind(narrow)
+
+
+@torch.no_grad()
+def test_later_revisions_bind_to_the_same_weights() -> None:
+    model = tiny.model(tiny.items(24))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    before = model.item_vectors()
+    model.bind(tiny.items(30, retired=(1,)))
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(model.item_vectors()[:24], before)
+    context = model.encode(tiny.histories([3], 30))
+    likelihood = model.log_likelihood(context, torch.arange(30).unsqueeze(0))
+    torch.testing.assert_close(likelihood.exp().sum(), torch.tensor(1.0))
+    assert bool(likelihood[0, 24:].isfinite().all())
+
+
+def test_codes_that_nothing_trained_add_nothing() -> None:
+    """An inserted item may have a code no item had: what it is read and spoken by must be trained, or
+    zero."""
+    bound = tiny.items(12)
+    from segue.generative.store import new_model
+    from segue.training.loop import FitSettings, fit
+
+    unused = sorted(set(range(tiny.SIZES[0])) - set(bound.codes[:, 0].tolist()))
+    few = bound.codes[:, 0] != 0  # leave code 0 of the first level out as well
+    chosen = BoundItems(
+        codebook_id=bound.codebook_id,
+        level_sizes=bound.level_sizes,
+        codes=bound.codes[few],
+        vectors=bound.vectors[few],
+        present=bound.present[few],
+        active=bound.active[few],
+    )
+    model = new_model(tiny.SETTINGS, chosen)
+    assert isinstance(model, HouseModel)
+    fit(
+        model,
+        batches=lambda epoch: [tiny.histories([5, 6, 7], int(few.sum()), seed=epoch)],
+        loss=model.loss,
+        validate=None,
+        settings=FitSettings(epochs=3, learning_rate=1e-2, weight_decay=0.01, precision="fp32", threads=1),
+        checkpoints=None,
+        progress=lambda line: None,
+    )
+    for tables in (model.read_codes, model.prefix_codes, model.node_codes, model.item_codes):
+        assert len(tables) == len(tiny.SIZES) - 1  # none for the level that only tells neighbours apart
+        for code in {0, *unused}:
+            assert float(tables[0].weight[code].detach().abs().max()) == 0
+        assert float(tables[0].weight.detach().abs().max()) > 0
+
+
+def test_an_unbound_model_says_so() -> None:
+    model = HouseModel(tiny.SETTINGS, codebook_id="c" * 64, level_sizes=tiny.SIZES, content_dimensions=6)
+    with pytest.raises(BindingError, match="call bind first"):
+        model.encode(tiny.histories([1]))

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from segue.errors import ArtifactError
+from segue.migration.apply import Deployer, Offer, Report
+from segue.migration.decide import Target
+from segue.migration.deployment import BundleFacts
+from segue.migration.evidence import Evidence
+from segue.migration.gates import gate, read_facts, refresh_class
+from segue.migration.settings import MigrationSettings, Policy
+from segue.migration.state_machine import StateMachine
+from segue.schema import Stage
+from tests.migration.builders import (
+    NOON,
+    SETTINGS,
+    body,
+    bundle,
+    evidence,
+    machine,
+    online,
+    requirement,
+    serving,
+)
+
+A, B, B2 = bundle("A", model=None), bundle("B"), bundle("B2")
+FIRST_RUN = "nothing is kept"
+
+
+def deployer(
+    moves: StateMachine,
+    facts: BundleFacts,
+    found: list[Evidence],
+    *,
+    refresh: Target = Target.REFRESH_RECIPE,
+    hold: str | None = FIRST_RUN,
+    later: timedelta = timedelta(0),
+) -> Deployer:
+    rules = moves.settings
+    decisions = {
+        target: gate(target, found, facts, rules) for target in (Target.PILOT, Target.HYBRID, Target.FULL)
+    }
+    decisions[refresh] = gate(refresh, found, facts, rules, hold_because=hold)
+    return Deployer(moves, Offer(facts, found, decisions), moment=lambda: NOON + later)
+
+
+@pytest.fixture
+def moves(tmp_path: Path) -> StateMachine:
+    found = machine(tmp_path)
+    found.bootstrap(A)
+    return found
+
+
+def stage_of(moves: StateMachine) -> Stage:
+    current = moves.state.current
+    assert current is not None
+    return current.stage
+
+
+def test_a_pilot_that_may_begin_begins_and_a_second_run_says_no_change(moves: StateMachine) -> None:
+    report = deployer(moves, B, body(B)).run()
+    assert report.changed
+    assert stage_of(moves) is Stage.PILOT
+    rows = len(moves.ledger.rows())
+    again = deployer(moves, B, body(B)).run()
+    assert again.message.startswith("no change: ")
+    assert len(moves.ledger.rows()) == rows
+    assert len(moves.state.decisions) == 4  # the HOLDs too
+
+
+def test_on_hold_the_contender_runs_in_shadow(moves: StateMachine) -> None:
+    unsure = [evidence(estimate=0.0, low=-0.02, high=0.02), serving("B")]
+    report = deployer(moves, B, unsure).run()
+    assert stage_of(moves) is Stage.CASCADE
+    current = moves.state.current
+    assert current is not None
+    assert current.generative_bundle == "B"
+    assert any(line.startswith("pilot HOLD: no change: offline ndcg@10") for line in report.lines)
+    assert any("straddles the margin" in line for line in report.lines)
+    assert deployer(moves, B, unsure).run().message.startswith("no change")
+
+
+def test_a_contender_that_serves_wrongly_is_not_even_shadowed(moves: StateMachine) -> None:
+    report = deployer(moves, B, [evidence(), serving("B", value=0.01)]).run()
+    assert report.message.startswith("no change")
+    current = moves.state.current
+    assert current is not None
+    assert current.bundles == ("A",)
+
+
+def test_day_two_refreshes_every_arm(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    deployer(moves, B2, body(B2), refresh=Target.REFRESH_DATA, hold=None).run()
+    current = moves.state.current
+    assert current is not None
+    assert (current.stage, current.bundles) == (Stage.PILOT, ("B2",))
+    # A rollback; the same files again leave it so.
+    moves.rollback(actor="ann", reason="wrong prices")
+    again = deployer(moves, B2, body(B2), refresh=Target.REFRESH_DATA, hold=None).run()
+    assert again.message.startswith("no change")
+    assert "was revoked by revision 4" in again.message
+    assert moves.state.current.bundles == ("B",)  # type: ignore[union-attr]
+
+
+def test_evidence_that_went_stale_since_the_decision_does_not_act(tmp_path: Path) -> None:
+    aging = requirement(
+        metric="invalid_rate",
+        kind="serving",
+        direction="at_most",
+        margin=0.0,
+        against=None,
+        maximum_age_days=7,
+    )
+    rules = MigrationSettings.model_validate(
+        {
+            **SETTINGS.model_dump(),
+            "pilot": Policy(requirements=(aging,)),
+            "shadow": Policy(requirements=(aging,)),
+        }
+    )
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    report = deployer(moves, B, body(B), later=timedelta(days=8)).run()
+    assert "at this moment its evidence says HOLD" in report.message
+    assert stage_of(moves) is Stage.CASCADE
+
+
+def test_a_decision_on_other_evidence_is_refused(moves: StateMachine) -> None:
+    stale = gate(Target.PILOT, body(B), B, SETTINGS)
+    with pytest.raises(ArtifactError, match="the decision about pilot was not made on this bundle"):
+        Deployer(moves, Offer(B, [*body(B), online()], {Target.PILOT: stale}), moment=lambda: NOON)
+
+
+def test_another_incumbent_is_told_and_fails_no_run(moves: StateMachine) -> None:
+    stranger = bundle("S", incumbent="incumbent-2")
+    report = deployer(moves, stranger, body(stranger)).run()
+    assert any("brings incumbent incumbent-2" in line for line in report.lines)
+    assert stage_of(moves) is Stage.CASCADE
+
+
+def test_a_crossed_guardrail_rolls_back_by_itself_and_once(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    harm = body(B, online(estimate=-0.1, low=-0.2, high=-0.05))
+    report = deployer(moves, B, harm).run()
+    current = moves.state.current
+    assert report.changed
+    assert current is not None
+    assert (current.stage, current.restores) == (Stage.CASCADE, 1)
+    assert "guardrail" in current.reason
+    assert deployer(moves, B, harm).run().message.startswith("no change")
+
+
+def test_a_promote_waits_for_a_person_where_it_must(tmp_path: Path) -> None:
+    moves = machine(tmp_path, MigrationSettings.model_validate({**SETTINGS.model_dump(), "automatic": False}))
+    moves.bootstrap(A)
+    found = deployer(moves, B, body(B))
+    assert "waits for the alias of pilot" in found.run().message
+    assert found.apply(Target.PILOT, actor="ann").changed
+
+
+def test_what_is_kept_says_of_which_class_a_refresh_is() -> None:
+    kept: dict[str, str | None] = {"codebook": "c", "tuning": "t", "generative_model": "g", "bundle": "b"}
+    assert refresh_class(kept) == (Target.REFRESH_DATA, None)
+    assert refresh_class({**kept, "generative_model": None}) == (Target.REFRESH_RETRAIN, None)
+    assert refresh_class({**kept, "codebook": None}) == (Target.REFRESH_RECIPE, None)
+    target, hold = refresh_class(dict.fromkeys(kept))
+    assert target is Target.REFRESH_RECIPE
+    assert hold is not None
+    assert "nothing is kept" in hold
+
+
+def test_a_bundle_that_does_not_say_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text('{"bundle_id": "B"}')
+    with pytest.raises(ArtifactError, match="lacks one of"):
+        read_facts(tmp_path)
+
+
+def test_a_report_begins_with_no_change_only_if_nothing_changed() -> None:
+    assert Report(["x"], changed=True).message == "x"
+    assert Report(["x"]).message == "no change: x"

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.errors import ArtifactError, ConfigurationError
+from segue.migration.decide import Decision, Outcome, Target, decide, newest, read_decision, write_decision
+from segue.migration.evidence import Evidence
+from segue.migration.policy import Status, evaluate, lint, problems
+from segue.migration.settings import Policy, Requirement
+from tests.migration.builders import NOON, OFFLINE, ONLINE, VALID, evidence, online, requirement, serving
+
+
+def judge(requirement: Requirement, *found: Evidence, as_of: datetime | None = NOON) -> tuple[Status, str]:
+    verdict = evaluate(requirement, found, as_of, recipe="R1", bundle="B")
+    return verdict.status, verdict.reason
+
+
+def outcome(policy: Policy, found: list[Evidence], as_of: datetime | None = NOON) -> Decision:
+    return decide(found, policy, as_of, target=Target.PILOT, recipe="R1", bundle_id="B")
+
+
+def test_the_interval_decides_and_not_the_estimate() -> None:
+    assert judge(OFFLINE, evidence(estimate=0.0, low=-0.01, high=0.01))[0] is Status.MET
+    assert judge(OFFLINE, evidence(estimate=0.0, low=-0.011, high=0.01))[0] is Status.UNDERPOWERED
+    assert judge(OFFLINE, evidence(estimate=-0.05, low=-0.08, high=-0.02))[0] is Status.FAILED
+    assert judge(VALID, serving("B", value=0.001))[0] is Status.FAILED
+    assert judge(VALID, serving("B", low=0.0, high=0.01))[0] is Status.UNDERPOWERED
+
+
+def test_what_is_not_measured_on_this_recipe_or_bundle_is_missing() -> None:
+    assert judge(OFFLINE)[0] is Status.MISSING
+    status, reason = judge(OFFLINE, evidence(recipe_a="R2"))
+    assert status is Status.MISSING
+    assert "another recipe" in reason
+    assert judge(OFFLINE, evidence(recipe_a=None))[0] is Status.MISSING
+    assert judge(VALID, serving("another"))[0] is Status.MISSING
+    assert judge(OFFLINE, evidence(slice="new_users"), evidence(path_b="sasrec"))[0] is Status.MISSING
+
+
+def test_old_undated_future_and_non_finite_evidence_does_not_count() -> None:
+    assert judge(ONLINE, online())[0] is Status.MET
+    assert judge(ONLINE, online(), as_of=NOON + timedelta(days=8))[0] is Status.STALE
+    assert judge(ONLINE, online(), as_of=NOON - timedelta(days=1))[0] is Status.STALE
+    assert judge(ONLINE, online(), as_of=None)[0] is Status.STALE
+    assert judge(ONLINE, online(measured_at=None))[0] is Status.STALE
+    assert judge(ONLINE, online(low=float("nan")))[0] is Status.NON_FINITE
+    assert judge(ONLINE, online(low=0.01, high=-0.01))[0] is Status.NON_FINITE
+    assert judge(ONLINE, online(interval="bootstrap"))[0] is Status.NOT_VALID
+
+
+def test_contradicting_evidence_counts_by_its_worst() -> None:
+    assert judge(OFFLINE, evidence(), evidence(estimate=-0.1, low=-0.2, high=-0.05))[0] is Status.FAILED
+
+
+def test_underpowered_says_how_many_users_it_would_take() -> None:
+    # Half width 0.02 at 900 users, room 0.012: 900 * (0.02 / 0.012)^2.
+    verdict = evaluate(
+        OFFLINE, [evidence(estimate=0.002, low=-0.018, high=0.022)], NOON, recipe="R1", bundle="B"
+    )
+    assert verdict.needed_n == 2500
+    assert "2500 users" in verdict.reason
+    # The estimate misses the margin: the usual sample size for a true difference of zero, (z sd / margin)^2.
+    verdict = evaluate(
+        OFFLINE, [evidence(estimate=-0.012, low=-0.03, high=0.006)], NOON, recipe="R1", bundle="B"
+    )
+    assert verdict.needed_n == pytest.approx(((1.959964 + 0.841621) * 0.25 / 0.01) ** 2, abs=1)
+    assert judge(requirement(minimum_n=1000), evidence())[0] is Status.UNDERPOWERED
+
+
+def test_a_decision_is_a_value(tmp_path: Path) -> None:
+    policy = Policy(requirements=(OFFLINE, VALID))
+    body = [evidence(), serving("B")]
+    first, second = outcome(policy, body, newest(body)), outcome(policy, body[::-1], newest(body))
+    assert first.outcome is Outcome.PROMOTE
+    assert first.sha256 == second.sha256
+    write_decision(tmp_path / "decision.json", first)
+    assert read_decision(tmp_path / "decision.json") == first
+    text = (tmp_path / "decision.json").read_text()
+    (tmp_path / "decision.json").write_text(text.replace("PROMOTE", "HOLD"))
+    with pytest.raises(ArtifactError, match="changed after it was decided"):
+        read_decision(tmp_path / "decision.json")
+
+
+def test_a_broken_guardrail_asks_for_a_rollback_even_from_old_evidence() -> None:
+    harm = online(estimate=-0.02, low=-0.03, high=-0.01)
+    assert outcome(Policy(requirements=(ONLINE,)), [harm]).outcome is Outcome.ROLLBACK
+    assert outcome(Policy(requirements=(OFFLINE, ONLINE)), [harm]).outcome is Outcome.ROLLBACK
+    assert outcome(Policy(requirements=(ONLINE,)), [harm], None).outcome is Outcome.ROLLBACK
+
+
+def test_reasons_begin_with_what_stands_in_the_way() -> None:
+    found = outcome(Policy(requirements=(VALID, OFFLINE)), [serving("B")])
+    assert found.outcome is Outcome.HOLD
+    assert "missing" in found.reasons[0]
+    assert len(found.reasons) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"margin": 1.5}, "never pass"),
+        ({"margin": -1.0}, "never fail"),
+        ({"metric": "seen_rate", "against": None, "direction": "at_most", "margin": 1.0}, "never fail"),
+        ({"metric": "seen_rate", "against": None, "direction": "at_most", "margin": -0.1}, "never pass"),
+        ({"metric": "latency_p99_ms", "against": None, "margin": 0.0}, "never fail"),
+        ({"against": "generative"}, "with itself"),
+        ({"maximum_age_days": 3.0}, "never pass"),
+        ({"kind": "online", "maximum_age_days": 0.0}, "never pass"),
+        ({"guardrail": True}, "never ask for ROLLBACK"),
+    ],
+)
+def test_the_linter_refuses_what_decides_nothing(changes: dict[str, object], problem: str) -> None:
+    policy = Policy(requirements=(requirement(**changes),))
+    assert problem in " ".join(problems(policy))
+    with pytest.raises(ConfigurationError, match="migration: pilot, requirement 0"):
+        lint(policy, "pilot")
+    assert outcome(policy, [evidence()]).outcome is Outcome.HOLD
+
+
+def test_the_linter_refuses_an_empty_and_a_contradictory_policy() -> None:
+    assert problems(Policy())
+    assert outcome(Policy(), [evidence()]).outcome is Outcome.HOLD
+    both = Policy(requirements=(requirement(margin=0.1), requirement(direction="at_most", margin=0.05)))
+    assert "contradicts" in problems(both)[0]
+    assert not problems(Policy(requirements=(OFFLINE, VALID, ONLINE)))
+
+
+numbers = st.one_of(st.none(), st.floats(-1, 1), st.sampled_from([float("nan"), float("inf"), -float("inf")]))
+pieces = st.builds(
+    lambda kind, estimate, low, high, n, recipe, days, interval: online(
+        kind=kind, metric="ndcg@10" if kind == "offline" else "ctr", estimate=estimate, low=low, high=high, n=n,
+        recipe_a=recipe, interval=interval,
+        measured_at=None if days is None else (NOON - timedelta(days=days)).isoformat(),
+    ),
+    st.sampled_from(["offline", "online"]), numbers, numbers, numbers, st.integers(0, 5000),
+    st.sampled_from(["R1", "R2", None]), st.one_of(st.none(), st.integers(-3, 20)),
+    st.sampled_from(["bootstrap", "confidence_sequence"]),
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(pieces, max_size=4))
+def test_it_fails_closed(body: list[Evidence]) -> None:
+    """PROMOTE only if, for every requirement, bound evidence is there and each piece of it is in order."""
+    found = outcome(Policy(requirements=(OFFLINE, ONLINE)), body)
+    if found.outcome is not Outcome.PROMOTE:
+        return
+    bound = [item for item in body if item.recipe_a == "R1"]
+    assert {item.kind for item in bound} == {"offline", "online"}
+    for item in bound:
+        assert item.low is not None
+        assert item.high is not None
+        if item.kind == "online":
+            assert item.n >= 1000
+            assert item.interval == "confidence_sequence"
+            assert item.measured_at is not None
+            assert timedelta(0) <= NOON - datetime.fromisoformat(item.measured_at) <= timedelta(days=7)
+        assert item.low >= (-0.01 if item.kind == "offline" else -0.005)
+
+
+ORDER = [Outcome.ROLLBACK, Outcome.HOLD, Outcome.PROMOTE]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(-0.1, 0.1), st.floats(0, 0.05), st.floats(0, 0.05), st.floats(0, 0.1), st.floats(0, 1),
+    st.integers(0, 3000), st.integers(0, 3000),
+)  # fmt: skip
+def test_better_evidence_never_makes_the_outcome_worse(
+    estimate: float, below: float, above: float, gain: float, shrink: float, n: int, more: int
+) -> None:
+    policy = Policy(requirements=(ONLINE,))
+    worse = online(estimate=estimate, low=estimate - below, high=estimate + above, n=n)
+    better = online(
+        estimate=estimate + gain,
+        low=estimate + gain - below * shrink,
+        high=estimate + gain + above,
+        n=n + more,
+    )
+    ranks = [ORDER.index(outcome(policy, [item]).outcome) for item in (worse, better)]
+    assert ranks[0] <= ranks[1]

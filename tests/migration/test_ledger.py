@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from segue.errors import ArtifactError, StateError
+from segue.migration.decide import Target
+from segue.migration.deployment import Arm, Deployment, read_current
+from segue.migration.ledger import Entry
+from segue.schema import PathName, Stage
+from tests.migration.builders import NOON, bundle, decision, ledger, machine, promote
+
+A, B = bundle("A", model=None), bundle("B")
+
+
+def begun(folder: Path) -> None:
+    moved = machine(folder)
+    moved.bootstrap(A)
+    moved.advance(decision(Target.PILOT, B), B)
+
+
+def alter(folder: Path, statement: str) -> None:
+    with sqlite3.connect(folder / "ledger.db") as connection:
+        connection.execute(statement)
+
+
+def test_serving_follows_what_the_ledger_says(tmp_path: Path) -> None:
+    begun(tmp_path)
+    found = read_current(tmp_path / "deployment" / "current.json")
+    assert found.deployment == ledger(tmp_path).current()
+    assert found.known_decisions == (decision(Target.PILOT, B).sha256,)
+    assert found.bundles_root == str(tmp_path / "bundles")
+    assert ledger(tmp_path).verify() == 3
+
+
+def test_a_document_whose_decision_nobody_made_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path)
+    path = tmp_path / "deployment" / "current.json"
+    document = json.loads(path.read_text())
+    document["deployment"]["decision_sha256"] = "f" * 64
+    path.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match="ffffffffffff of revision 2 is not in the ledger"):
+        read_current(path)
+
+
+def test_a_projection_that_a_kill_left_behind_is_caught_up(tmp_path: Path) -> None:
+    path = tmp_path / "deployment" / "current.json"
+    machine(tmp_path).bootstrap(A)
+    old = path.read_text()
+    machine(tmp_path).advance(promote(Target.PILOT, B), B)
+    path.write_text(old)
+    assert ledger(tmp_path).verify() == 3
+    assert ledger(tmp_path).project()
+    assert not ledger(tmp_path).project()
+    assert read_current(path).deployment.revision == 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("update segue_ledger set payload = replace(payload, 'PROMOTE', 'HOLD')", "content was changed"),
+        ("update segue_ledger set at = '2020-01-01' where sequence = 1", "row 1: its content was changed"),
+        ("delete from segue_ledger where sequence = 2", "row 2 was removed"),
+        ("delete from segue_ledger where sequence = 3", "removed from its end"),
+        ("update segue_ledger set previous = hash where sequence = 3", "does not follow"),
+    ],
+)
+def test_tampering_is_found(tmp_path: Path, statement: str, message: str) -> None:
+    begun(tmp_path)
+    alter(tmp_path, statement)
+    with pytest.raises(StateError, match=message):
+        ledger(tmp_path).verify()
+
+
+def test_a_write_on_a_revision_that_has_passed_is_refused_whole(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(StateError, match="at revision 2, not at 1"):
+        ledger(tmp_path).append([Entry("request", {"x": 1})], expected_revision=1)
+    assert len(ledger(tmp_path).rows()) == 3
+
+
+def test_of_threads_that_write_at_once_one_wins(tmp_path: Path) -> None:
+    machine(tmp_path).bootstrap(A)
+
+    def advance(number: int) -> bool:
+        contender = bundle(f"B{number}")
+        try:
+            return machine(tmp_path).advance(promote(Target.PILOT, contender), contender).changed
+        except StateError:
+            return False
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(advance, range(8)))
+    assert sum(won) == 1
+    assert ledger(tmp_path).verify() == 3
+    assert read_current(tmp_path / "deployment" / "current.json").deployment.revision == 2
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from segue.errors import StateError
+from segue.migration.ledger import Entry
+from tests.migration.builders import ledger
+book = ledger(Path(sys.argv[1]))
+written = 0
+while written < 10:
+    try:
+        book.append([Entry("request", {"by": sys.argv[2], "number": written})], expected_revision=None)
+        written += 1
+    except StateError:
+        pass
+"""
+
+
+def test_processes_that_write_at_once_keep_the_chain_whole(tmp_path: Path, repository: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=repository) for name in "ab"
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert ledger(tmp_path).verify() == 20
+
+
+def test_a_document_that_contradicts_itself_is_none() -> None:
+    def document(*arms: tuple[str, float], parent: int | None = 1) -> Deployment:
+        return Deployment(
+            revision=2, parent=parent, stage=Stage.CASCADE, salt="s", actor="a", reason="r", at=NOON.isoformat(),
+            arms=tuple(Arm(name=name, bundle="A", path=PathName.CASCADE, share=share) for name, share in arms),
+        )  # fmt: skip
+
+    assert document(("a", 0.4), ("b", 0.6)).champion.name == "b"
+    for arms, parent, message in (
+        ([("a", 0.5), ("b", 0.4)], 1, "add up to 1"),
+        ([("a", 0.5), ("a", 0.5)], 1, "same name"),
+        ([("a", 1.0)], None, "revision before"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            document(*arms, parent=parent)

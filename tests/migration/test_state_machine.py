@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from segue.errors import StateError
+from segue.migration.decide import Outcome, Target
+from segue.migration.state_machine import STAGES, Change, Refused, StateMachine
+from segue.registry.projection import desired
+from segue.schema import PathName, Stage
+from tests.migration.builders import bundle, decision, machine, online, promote
+
+A = bundle("A", model=None)
+B = bundle("B")
+B2 = bundle("B2")  # new items, the same weights
+C = bundle("C", model="M2")  # new weights, the same recipe
+D = bundle("D", model="M3", recipe="R2")
+
+
+def arms(change: Change) -> list[tuple[str, str, str, float]]:
+    assert change.deployment is not None
+    return [(arm.name, arm.bundle, arm.path.value, arm.share) for arm in change.deployment.arms]
+
+
+@pytest.fixture
+def moves(tmp_path: Path) -> StateMachine:
+    found = machine(tmp_path)
+    found.bootstrap(A)
+    return found
+
+
+def test_the_walk_of_the_contracts(tmp_path: Path) -> None:
+    moves = machine(tmp_path)
+    # 1. The incumbent alone.
+    first = moves.bootstrap(A)
+    assert arms(first) == [("cascade", "A", "cascade", 1.0)]
+    assert first.deployment is not None
+    assert (first.deployment.revision, first.deployment.stage) == (1, Stage.CASCADE)
+    # 2. Pilot with bundle B.
+    d1 = decision(Target.PILOT, B)
+    assert d1.outcome is Outcome.PROMOTE
+    second = moves.advance(d1, B)
+    assert arms(second) == [("control", "B", "cascade", 0.95), ("treatment", "B", "generative", 0.05)]
+    assert second.deployment is not None
+    assert (second.deployment.stage, second.deployment.decision_sha256) == (Stage.PILOT, d1.sha256)
+    assert desired(moves.state) == {"champion": "B", "pilot": "B", "previous_champion": "A"}
+    # 3. Forty new items: both arms, the experiment goes on.
+    third = moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    assert [arm[1] for arm in arms(third)] == ["B2", "B2"]
+    assert third.deployment is not None
+    assert (third.deployment.stage, third.deployment.recipe) == (Stage.PILOT, "R1")
+    # 4. The weekly retrain.
+    fourth = moves.refresh(decision(Target.REFRESH_RETRAIN, C), C)
+    assert [arm[1] for arm in arms(fourth)] == ["C", "C"]
+    # 5. A guardrail is crossed: revision 1's stage and arms on the newest good bundle.
+    fifth = moves.rollback(actor="segue", reason="guardrail ctr", experiment=True)
+    assert arms(fifth) == [("cascade", "C", "cascade", 1.0)]
+    assert fifth.deployment is not None
+    assert (fifth.deployment.revision, fifth.deployment.restores, fifth.deployment.stage) == (
+        5,
+        1,
+        Stage.CASCADE,
+    )
+    assert moves.state.revoked == {d1.sha256: 5}
+    # 6. The cached decision is found again.
+    again = moves.advance(d1, B)
+    assert again.message == f"no change: decision {d1.sha256[:12]} was revoked by revision 5"
+    # 7. By hand in MLflow: tests/registry/test_projection.py. Here: a new measurement does not let it in either.
+    renewed = promote(Target.PILOT, C, "measured again")
+    assert "recipe R1 was taken out of pilot by revision 5" in moves.advance(renewed, C).message
+    assert moves.ledger.verify() == len(moves.ledger.rows())
+
+
+def test_bootstrap_acts_once(moves: StateMachine) -> None:
+    assert moves.bootstrap(B).message == "no change: revision 1 serves already"
+
+
+def test_a_decision_is_applied_at_most_once(moves: StateMachine) -> None:
+    d1 = decision(Target.PILOT, B)
+    moves.advance(d1, B)
+    assert moves.advance(d1, B).message.endswith("is about pilot, and the stage is pilot")
+    refresh = decision(Target.REFRESH_DATA, B2)
+    moves.refresh(refresh, B2)
+    assert moves.refresh(refresh, B2).message.endswith("was applied by revision 3")
+
+
+def test_hold_changes_nothing_and_is_recorded(moves: StateMachine) -> None:
+    hold = decision(Target.HYBRID, B)
+    assert hold.outcome is Outcome.HOLD
+    assert moves.record(hold)
+    assert not moves.record(hold)
+    assert moves.advance(hold, B).message.startswith("no change")
+    assert moves.state.decisions[hold.sha256] == hold
+
+
+def test_no_stage_is_skipped(moves: StateMachine) -> None:
+    full = decision(Target.FULL, B, online())
+    assert full.outcome is Outcome.PROMOTE
+    assert "more than one stage" in moves.advance(full, B).message
+
+
+def test_another_incumbent_or_no_model_cannot_advance(moves: StateMachine) -> None:
+    stranger = bundle("S", incumbent="incumbent-2")
+    with pytest.raises(Refused, match="brings incumbent incumbent-2"):
+        moves.advance(decision(Target.PILOT, stranger), stranger)
+    with pytest.raises(Refused, match="no generative model"):
+        moves.advance(promote(Target.PILOT, A), A)
+    with pytest.raises(StateError, match="is not about bundle"):
+        moves.advance(decision(Target.PILOT, B), C)
+
+
+def test_a_refresh_is_of_the_class_it_says(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    with pytest.raises(Refused, match="other weights"):
+        moves.refresh(decision(Target.REFRESH_DATA, C), C)
+    with pytest.raises(Refused, match="made by recipe R2"):
+        moves.refresh(decision(Target.REFRESH_RETRAIN, D), D)
+    with pytest.raises(Refused, match="no canary arm"):
+        moves.refresh(promote(Target.REFRESH_RECIPE, D), D)
+    assert "one experiment" in moves.canary(promote(Target.CANARY, D), D).message
+
+
+def test_a_contender_on_hold_runs_in_shadow_and_day_two_moves_it(moves: StateMachine) -> None:
+    shadowed = moves.shadow(decision(Target.SHADOW, B), B)
+    assert arms(shadowed) == [("cascade", "A", "cascade", 1.0)]
+    assert shadowed.deployment is not None
+    assert shadowed.deployment.shadow is not None
+    assert (shadowed.deployment.shadow.bundle, shadowed.deployment.shadow.path) == ("B", PathName.GENERATIVE)
+    assert desired(moves.state) == {"champion": "A", "challenger": "B"}
+    refreshed = moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    assert refreshed.deployment is not None
+    assert refreshed.deployment.bundles == ("B2",)
+    assert "runs in shadow already" in moves.shadow(decision(Target.SHADOW, B2), B2).message
+
+
+@pytest.mark.parametrize("stage", [Stage.CASCADE, Stage.PILOT])
+def test_rolling_a_data_refresh_back_brings_every_former_bundle_back(
+    moves: StateMachine, stage: Stage
+) -> None:
+    if stage is Stage.PILOT:
+        moves.advance(decision(Target.PILOT, B), B)
+    else:
+        moves.shadow(decision(Target.SHADOW, B), B)
+    before = moves.state.current
+    assert before is not None
+    refresh = decision(Target.REFRESH_DATA, B2)
+    moves.refresh(refresh, B2)
+    restored = moves.rollback(actor="ann", reason="wrong prices").deployment
+    assert restored is not None
+    assert restored.restores == before.revision
+    assert (restored.stage, restored.arms, restored.shadow) == (before.stage, before.arms, before.shadow)
+    # No later run undoes it: not the cached decision, nor a new measurement of the same bundle, nor the shadow.
+    assert "was revoked by revision 4" in moves.refresh(refresh, B2).message
+    assert "was left by revision 4" in moves.refresh(promote(Target.REFRESH_DATA, B2, "again"), B2).message
+    assert moves.shadow(decision(Target.SHADOW, B2), B2).message.startswith("no change")
+    assert moves.state.current == restored
+    # Tomorrow's bundle is another one.
+    tomorrow = bundle("B3")
+    assert moves.refresh(decision(Target.REFRESH_DATA, tomorrow), tomorrow).changed
+
+
+def test_rolling_back_again_goes_further_back(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    moves.refresh(decision(Target.REFRESH_RETRAIN, C), C)
+    names = [moves.rollback(actor="ann", reason="worse").deployment for _ in range(3)]
+    assert [document.arms[0].bundle for document in names if document] == ["B2", "B", "B"]
+    assert [document.restores for document in names if document] == [3, 2, 1]
+    assert names[-1] is not None
+    assert names[-1].stage is Stage.CASCADE
+    with pytest.raises(StateError, match="no good revision"):
+        moves.rollback(actor="ann", reason="worse")
+
+
+def test_rollback_to_a_named_revision_restores_it_exactly(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    restored = moves.rollback(actor="ann", reason="all of it", to=1)
+    assert arms(restored) == [("cascade", "A", "cascade", 1.0)]
+    assert len(moves.state.revoked) == 2
+    for number in (0, 4, 9):
+        with pytest.raises(StateError, match="is not one before 4"):
+            moves.rollback(actor="ann", reason="x", to=number)
+
+
+def test_demote_and_abandon_last(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.advance(decision(Target.HYBRID, B, online()), B)
+    assert [arm[2:] for arm in arms(moves.demote(actor="ann", reason="season"))][1] == ("generative", 0.05)
+    assert "taken out of hybrid" in moves.advance(promote(Target.HYBRID, B, "later"), B).message
+    assert arms(moves.abandon(actor="ann", reason="enough")) == [("cascade", "B", "cascade", 1.0)]
+    assert "taken out of pilot" in moves.advance(promote(Target.PILOT, B, "later"), B).message
+    with pytest.raises(StateError, match="nothing to abandon"):
+        moves.abandon(actor="ann", reason="again")
+    with pytest.raises(StateError, match="cascade already"):
+        moves.demote(actor="ann", reason="again")
+
+
+def test_another_recipe_comes_by_way_of_a_canary(moves: StateMachine) -> None:
+    for target in (Target.PILOT, Target.HYBRID, Target.FULL):
+        moves.advance(decision(target, B, online()), B)
+    canary = moves.canary(promote(Target.CANARY, D), D)
+    assert arms(canary)[-1] == ("canary", "D", "generative", 0.05)
+    assert desired(moves.state)["challenger"] == "D"
+    with pytest.raises(Refused, match="a canary runs"):
+        moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    done = moves.refresh(promote(Target.REFRESH_RECIPE, D), D)
+    assert [(arm[1], arm[3]) for arm in arms(done)] == [("D", 0.05), ("D", 0.95)]
+    assert done.deployment is not None
+    assert done.deployment.recipe == "R2"
+
+
+def test_an_override_names_who_and_why_and_lifts_what_was_barred(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.rollback(actor="ann", reason="worse")
+    with pytest.raises(StateError, match="who does it and why"):
+        moves.override(B, Target.PILOT, actor="ann", reason=" ")
+    assert moves.override(B, Target.PILOT, actor="ann", reason="the fault was elsewhere").changed
+    overrides = [row.payload for row in moves.ledger.rows() if row.kind == "override"]
+    assert overrides[0]["actor"] == "ann"
+    moves.rollback(actor="bob", reason="worse again")
+    assert "taken out of pilot" in moves.advance(promote(Target.PILOT, B, "later"), B).message
+
+
+def test_a_rollback_decision_acts_once(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    harm = decision(Target.HYBRID, B, online(estimate=-0.1, low=-0.2, high=-0.05))
+    assert harm.outcome is Outcome.ROLLBACK
+    assert moves.rollback(actor="segue", reason="ctr", experiment=True, decision=harm).changed
+    again = moves.rollback(actor="segue", reason="ctr", experiment=True, decision=harm)
+    assert again.message.endswith("was applied by revision 3")
+
+
+def test_nothing_happens_before_the_bootstrap(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="bootstrap comes first"):
+        machine(tmp_path).rollback(actor="ann", reason="x")
+
+
+BUNDLES = [
+    bundle(f"{model}-{number}", model=model, recipe=recipe)
+    for model, recipe in (("M1", "R1"), ("M2", "R1"), ("M3", "R2"))
+    for number in range(2)
+]
+bundles = st.sampled_from(BUNDLES)
+
+
+class RandomEvents(RuleBasedStateMachine):
+    """Whatever happens in whatever order: what must hold, holds."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.moves = machine(self.folder)
+        self.moves.bootstrap(A)
+
+    def attempt(self, event: object, *args: object, **kwargs: object) -> None:
+        before = self.moves.state.current
+        try:
+            change = event(*args, **kwargs)  # type: ignore[operator]
+        except StateError:
+            assert self.moves.state.current == before
+            return
+        assert change.changed == (self.moves.state.current != before)
+        assert change.changed != change.message.startswith("no change")
+
+    @rule(
+        about=st.sampled_from([Target.PILOT, Target.HYBRID, Target.FULL]),
+        facts=bundles,
+        salt=st.integers(0, 1),
+    )
+    def advance(self, about: Target, facts: object, salt: int) -> None:
+        self.attempt(self.moves.advance, promote(about, facts, str(salt)), facts)  # type: ignore[arg-type]
+
+    @rule(
+        about=st.sampled_from([Target.REFRESH_DATA, Target.REFRESH_RETRAIN, Target.REFRESH_RECIPE]),
+        facts=bundles,
+        salt=st.integers(0, 1),
+    )
+    def refresh(self, about: Target, facts: object, salt: int) -> None:
+        self.attempt(self.moves.refresh, promote(about, facts, str(salt)), facts)  # type: ignore[arg-type]
+
+    @rule(facts=bundles)
+    def shadow(self, facts: object) -> None:
+        self.attempt(self.moves.shadow, promote(Target.SHADOW, facts), facts)  # type: ignore[arg-type]
+
+    @rule(facts=bundles)
+    def canary(self, facts: object) -> None:
+        self.attempt(self.moves.canary, promote(Target.CANARY, facts), facts)  # type: ignore[arg-type]
+
+    @rule(experiment=st.booleans())
+    def rollback(self, experiment: bool) -> None:
+        self.attempt(self.moves.rollback, actor="ann", reason="r", experiment=experiment)
+
+    @rule(to=st.integers(1, 9))
+    def rollback_to(self, to: int) -> None:
+        self.attempt(self.moves.rollback, actor="ann", reason="r", to=to)
+
+    @rule()
+    def demote(self) -> None:
+        self.attempt(self.moves.demote, actor="ann", reason="r")
+
+    @rule()
+    def abandon(self) -> None:
+        self.attempt(self.moves.abandon, actor="ann", reason="r")
+
+    @rule(facts=bundles, about=st.sampled_from([Target.PILOT, Target.FULL, Target.REFRESH_DATA]))
+    def override(self, facts: object, about: Target) -> None:
+        self.attempt(self.moves.override, facts, about, actor="ann", reason="r")
+
+    @invariant()
+    def holds(self) -> None:
+        state = self.moves.state
+        self.moves.ledger.verify()
+        documents = [revision.deployment for revision in state.revisions]
+        assert [document.revision for document in documents] == list(range(1, len(documents) + 1))
+        current = documents[-1]
+        # One champion; one experiment; one recipe among the generative arms that are no canary.
+        assert current.champion in current.arms
+        assert sum(arm.name == "canary" for arm in current.arms) <= 1
+        assert len({arm.bundle for arm in current.arms if arm.name != "canary"}) == 1
+        assert set(current.bundles) <= set(state.facts)
+        # A decision is applied at most once.
+        applied = [document.decision_sha256 for document in documents if document.decision_sha256 is not None]
+        assert len(applied) == len(set(applied))
+        assert set(applied) <= set(state.decisions)
+        # No stage without its decision, an override or a way back.
+        for before, revision in zip(documents, state.revisions[1:], strict=False):
+            document = revision.deployment
+            if STAGES.index(document.stage) > STAGES.index(before.stage):
+                assert revision.event in ("advance", "override_pilot", "override_full")
+                if revision.event == "advance":
+                    assert document.decision_sha256 is not None
+                    assert state.decisions[document.decision_sha256].target.value == document.stage.value
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            self.moves.ledger.close()
+            shutil.rmtree(self.folder)
+
+
+TestRandomEvents = RandomEvents.TestCase
+TestRandomEvents.settings = settings(
+    max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

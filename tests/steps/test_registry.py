@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segue
+from segue.params import SECTIONS
+from segue.steps.base import KEEPABLE
+from segue.steps.registry import BY_NAME, STEPS, Step, in_order, upstream
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_a_step_names_what_exists(step: Step) -> None:
+    seen = {before.name for before in STEPS[: STEPS.index(step)]}
+    assert set(step.inputs) <= seen, "a step comes after its inputs"
+    assert set(step.params) <= set(SECTIONS)
+    assert set(step.keeps) <= set(KEEPABLE)
+    root = Path(segue.__file__).parent
+    for module in (*step.code, f"steps.{step.name}"):
+        place = root.joinpath(*module.split("."))
+        assert place.is_dir() or place.with_suffix(".py").is_file(), module
+    module_name, _, function = step.function.partition(":")
+    assert callable(getattr(importlib.import_module(module_name), function))
+
+
+def test_names_are_unique() -> None:
+    assert len(BY_NAME) == len(STEPS)
+
+
+def test_only_effects_and_ingest_always_run() -> None:
+    assert {step.name for step in STEPS if step.always} == {"ingest", "bootstrap", "deployment", "summary"}
+
+
+def test_upstream_of_the_last_step_holds_every_input() -> None:
+    found = upstream(["deployment"])
+    for name in found:
+        assert set(BY_NAME[name].inputs) <= found
+    assert [step.name for step in in_order(found)][-1] == "deployment"
+
+
+def test_whether_a_step_is_up_to_date_is_known_without_anything_heavy() -> None:
+    code = (
+        "import sys, segue.steps.runner, segue.steps.dvc, segue.cli;"
+        "heavy = {'torch','mlflow','dagster','great_expectations','pandas','faiss','bentoml','optuna','polars'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "segue.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SEGUE_ROOT": str(root)},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["step", "nonsense"], "there is no step 'nonsense'"),
+        (["step", "splits", "--dataset", "nobody"], "there is no profile"),
+        (["step", "splits"], "segue step validation"),
+        (["step", "splits", "--set", "splits.sed=1"], "splits.sed"),
+        (["day-two"], "nothing is deployed"),
+        (["tokens", "drift"], "segue run"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_the_mend(workspace_root: Path, arguments: list[str], told: str) -> None:
+    finished = segue(*arguments, root=workspace_root)
+    assert finished.returncode == 1
+    assert told in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_keep_nothing_writes_an_empty_base(workspace_root: Path) -> None:
+    (workspace_root / "bases" / "ml-100k.json").unlink()
+    assert segue("keep", "--nothing", root=workspace_root).returncode == 0
+    assert "null" in (workspace_root / "bases" / "ml-100k.json").read_text()

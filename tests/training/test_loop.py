@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segue.errors import ArtifactError, ConfigurationError
+from segue.generative.protocol import HistoryBatch
+from segue.training.loop import FitSettings, fit, saved_history
+
+
+class Scorer(nn.Module):
+    """Predicts the last item of a history from the mean of the others, with dropout, so that randomness
+    matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(12, 8)
+        self.layer = nn.Linear(8, 12)
+        self.dropout = nn.Dropout(0.3)
+
+    def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
+        mean = self.table(batch.items[:, :-1]).mean(dim=1)
+        total = nn.functional.cross_entropy(self.layer(self.dropout(mean)).float(), batch.items[:, -1])
+        return {"total": total}
+
+
+def scorer() -> Scorer:
+    torch.manual_seed(4)
+    return Scorer()
+
+
+def batches(epoch: int) -> list[HistoryBatch]:
+    generator = torch.Generator().manual_seed(epoch)
+    items = torch.randint(12, (6, 8, 5), generator=generator)
+    return [HistoryBatch(items=i, timestamps=i, lengths=torch.full((8,), 5)) for i in items]
+
+
+def settings(**changes: object) -> FitSettings:
+    values = {"epochs": 5, "learning_rate": 1e-2, "patience": 9, "threads": 1, "weight_decay": 0.01} | changes
+    return FitSettings(**values)  # type: ignore[arg-type]
+
+
+def curve(values: list[float]):
+    """A validation that goes through ``values``, one an epoch."""
+    left = iter(values)
+    return lambda: next(left)
+
+
+def silent(line: str) -> None:
+    assert line
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("killed_after", [1, 3])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, precision: str, killed_after: int) -> None:
+    values = [0.1, 0.4, 0.3, 0.5, 0.2]
+    chosen = settings(precision=precision, decay_epochs=5)
+    whole = scorer()
+    expected = fit(
+        whole, batches=batches, loss=whole.loss, validate=curve(values), settings=chosen, checkpoints=None,
+        progress=silent,
+    )  # fmt: skip
+
+    def kill(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch + 1 == killed_after:
+            raise Killed
+
+    first = scorer()
+    with pytest.raises(Killed):
+        fit(
+            first, batches=batches, loss=first.loss, validate=curve(values), settings=chosen,
+            checkpoints=tmp_path, report=kill, progress=silent,
+        )  # fmt: skip
+    assert len(saved_history(tmp_path)) == killed_after
+    torch.manual_seed(99)  # another process has another generator state, and other initial weights
+    second = Scorer()
+    found = fit(
+        second, batches=batches, loss=second.loss, validate=curve(values[killed_after:]), settings=chosen,
+        checkpoints=tmp_path, progress=silent,
+    )  # fmt: skip
+    assert (found.best_epoch, found.best_value, found.epochs) == (4, 0.5, 5)
+    assert found.history == expected.history
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_the_best_epoch_is_restored_and_patience_stops() -> None:
+    model, seen = scorer(), []
+
+    def validate() -> float:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return [0.1, 0.9, 0.3, 0.2, 0.1, 0.1][len(seen) - 1]
+
+    result = fit(
+        model, batches=batches, loss=model.loss, validate=validate, settings=settings(epochs=20, patience=2),
+        checkpoints=None, progress=silent,
+    )  # fmt: skip
+    assert (result.best_epoch, result.epochs) == (2, 4)
+    assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_without_validation_exactly_the_epochs_asked_for_are_trained() -> None:
+    model, lines = scorer(), []
+    result = fit(
+        model, batches=batches, loss=model.loss, validate=None, settings=settings(epochs=3), checkpoints=None,
+        progress=lines.append,
+    )  # fmt: skip
+    assert (result.best_epoch, result.best_value, result.epochs) == (3, None, 3)
+    assert result.tokens == 3 * 6 * 8 * 5
+    assert len(lines) == 3
+    assert all("tokens/s" in line for line in lines)
+
+
+def test_a_longer_training_goes_on_from_a_shorter_one(tmp_path) -> None:
+    model = scorer()
+    whole = scorer()
+    for epochs in (2, 4):
+        fit(
+            model, batches=batches, loss=model.loss, validate=None, settings=settings(epochs=epochs),
+            checkpoints=tmp_path, progress=silent,
+        )  # fmt: skip
+    fit(
+        whole, batches=batches, loss=whole.loss, validate=None, settings=settings(epochs=4), checkpoints=None,
+        progress=silent,
+    )  # fmt: skip
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_foreign_or_torn_checkpoint_is_refused(tmp_path) -> None:
+    model = scorer()
+
+    def train(**changes: object) -> None:
+        fit(
+            model, batches=batches, loss=model.loss, validate=None, settings=settings(epochs=1, **changes),
+            checkpoints=tmp_path, progress=silent,
+        )  # fmt: skip
+
+    train()
+    with pytest.raises(ArtifactError, match="other settings"):
+        train(learning_rate=0.5)
+    (tmp_path / json.loads((tmp_path / "checkpoint.json").read_text())["tensors"]).unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        train()
+
+
+def test_divergence_is_an_error_with_a_remedy() -> None:
+    model = scorer()
+    with pytest.raises(ConfigurationError, match="lower learning_rate"):
+        fit(
+            model, batches=batches, loss=lambda batch: {"total": model.loss(batch)["total"] * float("nan")},
+            validate=None, settings=settings(), checkpoints=None, progress=silent,
+        )  # fmt: skip
+
+
+def test_the_callers_generator_is_left_alone() -> None:
+    model = scorer()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    fit(
+        model, batches=batches, loss=model.loss, validate=None, settings=settings(epochs=1), checkpoints=None,
+        progress=silent,
+    )  # fmt: skip
+    assert torch.equal(before, torch.get_rng_state())
