@@ -52,13 +52,17 @@ def image(kind: Kind | None = None, constraints: Path | None = None) -> Image:
     # Without locking, a build asks no package index; every direct dependency is pinned all the same.
     made = Image(
         base_image=CUDA_BASE if chosen == "gpu" else "",
-        distro="debian",
+        distro=""
+        if chosen == "gpu"
+        else "debian",  # of a distro BentoML installs a compiler and git, unasked
         python_version=PYTHON,
         lock_python_packages=False,
     )
     if chosen == "gpu":
         # Unlike BentoML's own bases a CUDA image has no Python; uv brings the one that is asked for.
-        made.run("apt-get update && apt-get install -y --no-install-recommends python3-pip")
+        made.run(
+            "apt-get update && apt-get install -y --no-install-recommends bash ca-certificates python3-pip"
+        )
         made.run("pip install --break-system-packages uv")
     if index := os.environ.get("SEGUE_TORCH_INDEX"):  # such as an index of CPU wheels, which are smaller
         made.python_packages(f"--extra-index-url {index}")

@@ -21,7 +21,7 @@ from .examples import catalogue
 
 
 def make_params(**data: Any) -> Params:
-    return Params.model_validate(dict.fromkeys(SECTIONS, {}) | {"data": data})
+    return Params.model_validate({name: {} for name in SECTIONS} | {"data": data})
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import pytest
 from segue.data.profiles import init_profile
 from segue.data.readers import read_dataset
 from segue.errors import ConfigurationError, DataError
-from segue.params import active_datasets, load_params
+from segue.params import SECTIONS, active_datasets, load_params
 from segue.steps.base import read_base
 from segue.workspace import Workspace
 
-SECTIONS = "validation splits encoders tokenizer drift cascade generative tuning decoding rules evaluation migration serving"
 PARAMS = "# a comment\ndatasets: [ml-100k]  # another\n" + "".join(
-    f"{name}: {{}}\n" for name in SECTIONS.split()
+    f"{name}: {{}}\n" for name in SECTIONS if name != "data"
 )
 
 

@@ -52,7 +52,8 @@ def test_movielens_with_and_without_plots_and_posters(tmp_path: Path) -> None:
     put(
         folder,
         ratings__csv="userid,movieid,rating,timestamp\n1,1,4.0,964982703\n1,3,4.5,964981247\n",
-        movies__csv='movieId,title,genres\n1,Toy Story (1995),Comedy|Fantasy\n3,"Odd, The",(no genres listed)\n',
+        movies__csv="movieId,title,genres\n1,Toy Story (1995),Comedy|Fantasy\n"
+        '3,"Odd, The",(no genres listed)\n',
     )
     bare = read(tmp_path, "movielens").catalogue
     assert bare["text"].to_list() == [None, None]
@@ -119,7 +120,7 @@ def test_amazon_bad_files(tmp_path: Path, sequences: str, attributes: str, messa
 def test_missing_folder_and_file_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="segue data fetch ml-100k"):
         read(tmp_path, "ml-100k", None)
-    with pytest.raises(DataError, match="set SEGUE_DATA, or `data.folder`"):
+    with pytest.raises(DataError, match=r"set SEGUE_DATA, or `data.folder`"):
         read(tmp_path, "movielens")
     put(tmp_path / "files", movies__csv="movieId,title,genres\n")
     with pytest.raises(DataError, match=r"ratings\.csv does not exist"):

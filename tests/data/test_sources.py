@@ -205,7 +205,7 @@ def test_sql_by_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     assert table["user_id"].to_list() == ["1", "2"]
     assert table["timestamp"].to_list() == [1_500_000_000, None]
-    with pytest.raises(DataError, match="refused the query: .*no such table"):
+    with pytest.raises(DataError, match=r"refused the query: .*no such table"):
         events(tmp_path, sql="env:SHOP", query="select * from nowhere")
     monkeypatch.delenv("SHOP")
     with pytest.raises(DataError, match="environment variable SHOP holds no database URL"):

@@ -184,7 +184,7 @@ def test_the_step_is_deterministic_and_leaves_the_old_artifact_when_it_stops(tmp
     (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows, ",i1,5"]) + "\n")
 
     def params(**validation: Any) -> Params:
-        sections = dict.fromkeys(SECTIONS, {}) | {"data": {"interactions": {"path": "a.csv"}}}
+        sections = {name: {} for name in SECTIONS} | {"data": {"interactions": {"path": "a.csv"}}}
         return Params.model_validate(sections | {"validation": SMALL | validation})
 
     run_step(workspace, "t", "ingest", params())

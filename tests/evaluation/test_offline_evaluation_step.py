@@ -46,7 +46,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     ItemVectors(vectors, np.ones(ITEMS, dtype=bool), [f"i{i:03d}" for i in range(ITEMS)]).save(
         found["item_map"]
     )
-    write_json(found["incumbent"] / "incumbent.json", {"incumbent_id": "a" * 64})
+    write_json(found["incumbent"] / "incumbent.json", {"incumbent_id": "a" * 64, "settings": {}})
     write_json(
         found["generative_model"] / "config.json", {"model": "house", "settings": {}, "codebook_id": "c"}
     )

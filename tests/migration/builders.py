@@ -22,7 +22,8 @@ def evidence(**changes: Any) -> Evidence:
     """Offline NDCG difference, well above a margin of -0.01, of recipe R1."""
     fields: dict[str, Any] = {
         "kind": "offline", "metric": "ndcg@10", "path_a": "generative", "path_b": "cascade", "recipe_a": "R1",
-        "recipe_b": "R1", "unit": "user", "interval": "bootstrap", "estimate": 0.01, "low": 0.002, "high": 0.018,
+        "recipe_b": "R1", "unit": "user", "interval": "bootstrap", "estimate": 0.01, "low": 0.002,
+        "high": 0.018,
         "confidence": 0.95, "n": 900, "protocol": "leave_one_out", "dataset": "toy", "snapshot": "s",
         "code_version": "c", "sd": 0.25,
     }  # fmt: skip

@@ -133,7 +133,8 @@ def test_the_linter_refuses_an_empty_and_a_contradictory_policy() -> None:
 numbers = st.one_of(st.none(), st.floats(-1, 1), st.sampled_from([float("nan"), float("inf"), -float("inf")]))
 pieces = st.builds(
     lambda kind, estimate, low, high, n, recipe, days, interval: online(
-        kind=kind, metric="ndcg@10" if kind == "offline" else "ctr", estimate=estimate, low=low, high=high, n=n,
+        kind=kind, metric="ndcg@10" if kind == "offline" else "ctr", estimate=estimate, low=low, high=high,
+        n=n,
         recipe_a=recipe, interval=interval,
         measured_at=None if days is None else (NOON - timedelta(days=days)).isoformat(),
     ),

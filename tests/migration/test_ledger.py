@@ -130,8 +130,9 @@ def test_processes_that_write_at_once_keep_the_chain_whole(tmp_path: Path, repos
 def test_a_document_that_contradicts_itself_is_none() -> None:
     def document(*arms: tuple[str, float], parent: int | None = 1) -> Deployment:
         return Deployment(
-            revision=2, parent=parent, stage=Stage.CASCADE, salt="s", actor="a", reason="r", at=NOON.isoformat(),
-            arms=tuple(Arm(name=name, bundle="A", path=PathName.CASCADE, share=share) for name, share in arms),
+            revision=2, parent=parent, stage=Stage.CASCADE, salt="s", actor="a", reason="r",
+            at=NOON.isoformat(),
+            arms=tuple(Arm(name=who, bundle="A", path=PathName.CASCADE, share=share) for who, share in arms),
         )  # fmt: skip
 
     assert document(("a", 0.4), ("b", 0.6)).champion.name == "b"

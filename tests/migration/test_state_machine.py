@@ -71,7 +71,7 @@ def test_the_walk_of_the_contracts(tmp_path: Path) -> None:
     # 6. The cached decision is found again.
     again = moves.advance(d1, B)
     assert again.message == f"no change: decision {d1.sha256[:12]} was revoked by revision 5"
-    # 7. By hand in MLflow: tests/registry/test_projection.py. Here: a new measurement does not let it in either.
+    # 7. By hand in MLflow: tests/registry/test_projection.py. Nor does a new measurement let it in.
     renewed = promote(Target.PILOT, C, "measured again")
     assert "recipe R1 was taken out of pilot by revision 5" in moves.advance(renewed, C).message
     assert moves.ledger.verify() == len(moves.ledger.rows())
@@ -155,7 +155,7 @@ def test_rolling_a_data_refresh_back_brings_every_former_bundle_back(
     assert restored is not None
     assert restored.restores == before.revision
     assert (restored.stage, restored.arms, restored.shadow) == (before.stage, before.arms, before.shadow)
-    # No later run undoes it: not the cached decision, nor a new measurement of the same bundle, nor the shadow.
+    # No later run undoes it: not the cached decision, nor a new measurement, nor the shadow.
     assert "was revoked by revision 4" in moves.refresh(refresh, B2).message
     assert "was left by revision 4" in moves.refresh(promote(Target.REFRESH_DATA, B2, "again"), B2).message
     assert moves.shadow(decision(Target.SHADOW, B2), B2).message.startswith("no change")

@@ -74,7 +74,14 @@ def write_world(root: Path) -> Path:
     vectors = generator.normal(size=(ITEMS, 8)).astype(np.float32)
     content = ItemVectors(vectors, np.ones(ITEMS, dtype=bool), items.ids)
     settings = CascadeSettings().model_dump()
-    settings["sasrec"] |= {"dimensions": 8, "layers": 1, "heads": 1, "epochs": 1, "trials": 1, "max_length": 8}
+    settings["sasrec"] |= {
+        "dimensions": 8,
+        "layers": 1,
+        "heads": 1,
+        "epochs": 1,
+        "trials": 1,
+        "max_length": 8,
+    }
     settings["two_tower"] |= {"dimensions": 8, "epochs": 1}
     (root / "incumbent").mkdir()
     fit_incumbent(

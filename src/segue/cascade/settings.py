@@ -18,11 +18,11 @@ class TwoTowerSettings(Settings):
         "full_softmax"  # in_batch for catalogues too large for the full one
     )
     negatives: int = Field(2048, ge=1)  # of the in-batch loss
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.1, gt=0)
     id_dropout: float = Field(0.2, ge=0, lt=1)  # how often an item must do with its content alone in training
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(64, ge=1)  # users
+    batch_size: int = Field(16, ge=1)  # histories
     epochs: int = Field(20, ge=1)
     patience: int = Field(3, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -39,12 +39,12 @@ class SasrecSettings(Settings):
     max_length: int = Field(100, ge=2)
     loss: Literal["full_softmax", "sampled_softmax"] = "full_softmax"
     negatives: int = Field(2048, ge=1)
-    temperature: float = Field(1.0, gt=0)  # 1: dot products; below 1: cosine scores over the temperature
-    learning_rate: float = Field(2e-3, gt=0)
+    temperature: float = Field(0.1, gt=0)  # 1: dot products; below 1: cosine scores over the temperature
+    learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(64, ge=1)  # users
-    epochs: int = Field(60, ge=1)
-    patience: int = Field(5, ge=1)
+    batch_size: int = Field(16, ge=1)  # histories
+    epochs: int = Field(24, ge=1)
+    patience: int = Field(6, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
     trials: int = Field(4, ge=1)  # of the study; 1: the settings above, untuned
     seed: int = 17

@@ -172,9 +172,7 @@ def tune_sasrec(
 
 
 def suggest(trial: optuna.trial.BaseTrial, settings: SasrecSettings) -> SasrecSettings:
-    """The search space: learning rate, dropout, width, and cosine scores over a temperature or dot
-    products.
-    """
+    """The search space: learning rate, dropout, width, and cosine over a temperature or dot products."""
     scores = trial.suggest_categorical("scores", ["cosine", "dot"])
     temperature = trial.suggest_float("temperature", 0.05, 0.25, log=True) if scores == "cosine" else 1.0
     return settings.model_copy(
@@ -182,9 +180,15 @@ def suggest(trial: optuna.trial.BaseTrial, settings: SasrecSettings) -> SasrecSe
             "temperature": temperature,
             "learning_rate": trial.suggest_float("learning_rate", 1e-3, 8e-3, log=True),
             "dropout": trial.suggest_float("dropout", 0.1, 0.6),
-            "dimensions": settings.dimensions * trial.suggest_categorical("width", [1, 2]),
+            "dimensions": trial.suggest_categorical("dimensions", _widths(settings)),
         }
     )
+
+
+def _widths(settings: SasrecSettings) -> list[int]:
+    """The width that is set, and half of it where the heads can share that: never a costlier one."""
+    half = settings.dimensions // 2
+    return [settings.dimensions, half] if half and half % settings.heads == 0 else [settings.dimensions]
 
 
 def _point(settings: SasrecSettings) -> dict[str, Any]:
@@ -195,7 +199,7 @@ def _point(settings: SasrecSettings) -> dict[str, Any]:
         **({"temperature": settings.temperature} if cosine else {}),
         "learning_rate": settings.learning_rate,
         "dropout": settings.dropout,
-        "width": 1,
+        "dimensions": settings.dimensions,
     }
 
 

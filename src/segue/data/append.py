@@ -41,12 +41,12 @@ _FOLDERS: Final[dict[Kind, str]] = {"interactions": "interactions", "catalogue":
 def append(
     workspace: Workspace, dataset: str, params: Params, events: Path | None, items: Path | None
 ) -> dict[str, Any]:
-    """Land ``events`` and ``items`` (CSV or Parquet, in our column names or in those of the dataset's own
-    source).
+    """Land the files ``events`` and ``items``.
 
-    Both files are read and checked before anything is written. Returns, for ``interactions`` and ``items``,
-    None or {rows, file, new}; ``new`` is false where the same rows had landed before, and then nothing is
-    added. Raises DataError as ingestion does, and where neither file is given.
+    They are CSV or Parquet, in our column names or in those of the dataset's own source. Both files are read
+    and checked before anything is written. Returns, for ``interactions`` and ``items``, None or {rows, file,
+    new}; ``new`` is false where the same rows had landed before, and then nothing is added. Raises DataError
+    as ingestion does, and where neither file is given.
     """
     if events is None and items is None:
         raise DataError("nothing to append: give --events, --items or both")
@@ -99,7 +99,7 @@ def add_items(base: pl.DataFrame, appended: Sequence[pl.DataFrame]) -> pl.DataFr
         return base
     fields = [name for name in CATALOGUE_SCHEMA if name != Catalogue.ITEM]
     everything = pl.concat(appended)
-    # A repeated id within the base is a fault of the base (validation's to name), within the appends it is history.
+    # A repeated id in the base is a fault, for validation to name; among the appends it is history.
     latest = (
         everything.filter(pl.col(Catalogue.ITEM).is_not_null())
         .group_by(Catalogue.ITEM, maintain_order=True)

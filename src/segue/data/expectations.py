@@ -21,7 +21,7 @@ from segue.schema import Catalogue, Interactions
 
 Table = Literal["interactions", "catalogue", "dataset"]
 
-# Control characters (Unicode Cc) and the two Unicode line separators: what would break a line, a header or a log.
+# Control characters (Unicode Cc) and the two Unicode line separators: what would break a line or a header.
 _BAD_ID: Final = "^$|[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _LAST_YEAR: Final = 2200
 
@@ -363,6 +363,7 @@ def _compare(table: TableToJudge, findings: Sequence[Finding]) -> None:
         quarantined = int(table.rows.select(rule.bad.fill_null(False).sum()).item())
         if quarantined != counted[rule.name]:
             raise SegueError(
-                f"{table.name}: the rule {rule.name} finds {quarantined} rows in polars and {counted[rule.name]} in "
-                "Great Expectations: one of the two is wrong, please report it with the table's first rows"
+                f"{table.name}: the rule {rule.name} finds {quarantined} rows in polars and "
+                f"{counted[rule.name]} in Great Expectations: one of the two is wrong, "
+                "please report it with the table's first rows"
             )

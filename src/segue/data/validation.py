@@ -264,6 +264,7 @@ def _freshness(
             value=math.inf if newest is None else (now - newest) / _DAY,
             low=None,
             high=settings.max_age_days,
-            description=f"The newest event is at most {settings.max_age_days:g} days old (validation.max_age_days)",
+            description=f"The newest event is at most {settings.max_age_days:g} days old "
+            "(validation.max_age_days)",
         )
     ]

@@ -18,13 +18,13 @@ class GenerativeSettings(Settings):
     heads: int = Field(2, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     max_length: int = Field(100, ge=1)  # events of a history that are read, the newest
-    code_temperature: float = Field(0.1, gt=0)
+    code_temperature: float = Field(0.2, gt=0)
     dense_temperature: float = Field(0.07, gt=0)
     dense_weight: float = Field(1.0, ge=0)  # of the dense head's loss
-    learning_rate: float = Field(2e-3, gt=0)  # falls linearly to a tenth over ``epochs``
+    learning_rate: float = Field(4e-3, gt=0)  # falls linearly to a tenth over ``epochs``
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(16, ge=1)  # histories
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(8, ge=1)
     patience: int = Field(4, ge=1)  # epochs without a better validation
     precision: Literal["fp32", "bf16"] = "bf16"
     threads: int = Field(2, ge=1)

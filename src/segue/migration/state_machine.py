@@ -352,7 +352,9 @@ class StateMachine:
             if not 1 <= to < current.revision:
                 raise StateError(f"revision {to} is not one before {current.revision}")
             if STAGES.index(state.revision(to).deployment.stage) > STAGES.index(current.stage):
-                raise StateError(f"revision {to} is at a later stage than {current.stage}: that is an override")
+                raise StateError(
+                    f"revision {to} is at a later stage than {current.stage}: that is an override"
+                )
             return self._restore(state, to, list(range(to + 1, current.revision + 1)), actor, reason)
         leaving = state.entry(current.revision) if experiment else state.origin(current.revision)
         if leaving is None:

@@ -176,7 +176,7 @@ def summarize(findings: Sequence[Finding]) -> dict[str, float | int]:
     invalid, seen = sum(f.invalid for f in answered), sum(f.seen for f in answered)
     errors, empty = len(findings) - len(answered), sum(f.items == 0 for f in answered)
     fallbacks = sum(f.fallback for f in answered)
-    latencies = [f.latency_ms for f in answered] or [float("inf")]
+    latencies = [f.latency_ms for f in answered]
     result: dict[str, float | int] = {
         "requests": len(findings),
         "errors": errors,
@@ -192,7 +192,8 @@ def summarize(findings: Sequence[Finding]) -> dict[str, float | int]:
         "fallback_rate": fallbacks / max(1, len(answered)),
     }
     for percent in PERCENTILES:
-        result[f"latency_p{percent}_ms"] = float(np.percentile(latencies, percent))
+        # Of nothing there is no percentile; a gate sees NaN as missing evidence, which is a HOLD.
+        result[f"latency_p{percent}_ms"] = float(np.percentile(latencies, percent)) if latencies else np.nan
     return result
 
 

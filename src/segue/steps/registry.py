@@ -44,7 +44,7 @@ STEPS: tuple[Step, ...] = (
         group="data",
         description="Read the sources and everything appended since into two canonical tables.",
         params=("data",),
-        code=("data.sources", "data.readers", "data.fetch", "schema"),
+        code=("data.sources", "data.readers", "data.fetch", "data.append", "schema"),
         always=True,
     ),
     Step(
@@ -182,7 +182,8 @@ STEPS: tuple[Step, ...] = (
         description="What each path would serve, ranked over the full catalogue, with intervals, slices and differences.",
         inputs=("splits", "sequences", "item_map", "incumbent", "generative_model"),
         params=("evaluation", "decoding", "rules"),
-        code=("evaluation", "cascade", "generative", "decoding", "ranking"),
+        code=("evaluation", "cascade", "generative", "decoding", "ranking", "tokenizers.item_map", "data.sequences", "items",
+              "migration.evidence", "migration.recipe", "registry.bundle"),
     ),
     Step(
         name="refit",

@@ -1,5 +1,4 @@
-"""Step ``validation``: Great Expectations over both tables; bad rows are set aside with their reason, or stop
-the run."""
+"""Step ``validation``: both tables judged; bad rows are set aside with their reason, or stop the run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,170 @@
+"""Bootstrap, decisions, deployment and a person in MLflow: the steps on a real bundle and registry."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segue.artifacts import commit, read_json, temporary_folder
+from segue.errors import ArtifactError
+from segue.migration.deployment import read_current
+from segue.migration.evidence import Evidence, write_evidence
+from segue.migration.gates import read_facts
+from segue.migration.ledger import Ledger
+from segue.migration.state_machine import StateMachine
+from segue.params import Params, load_params
+from segue.registry.bundle import read_bundle
+from segue.registry.mlflow_registry import MlflowRegistry, model_name
+from segue.schema import Stage
+from segue.steps import operations
+from segue.steps.runner import Outcome, run_step
+from segue.workspace import Workspace
+from tests.migration.builders import SETTINGS, evidence, serving
+from tests.serving.worlds import full_bundle, incumbent_bundle, write_world
+
+DATASET = "ml-100k"
+DECISIONS = ("refresh_decision", "pilot_decision", "hybrid_decision", "full_decision")
+
+
+class Place:
+    """A workspace with finished artifacts up to the decisions."""
+
+    def __init__(self, root: Path, world: Path) -> None:
+        self.workspace = Workspace(root)
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        params["migration"] = SETTINGS.model_dump(mode="json")
+        (root / "params.yaml").write_text(yaml.safe_dump(params))
+        self.params: Params = load_params(self.workspace, DATASET)
+        for step in ("validation", "splits", "bento"):
+            self.put(step, lambda folder: (folder / "about.json").write_text("{}"))
+        self.put("drift", lambda folder: (folder / "drift.json").write_text(json.dumps({"verdict": "keep"})))
+        self.put("incumbent_bundle", lambda folder: incumbent_bundle(world, folder))
+        self.put("bundle", lambda folder: full_bundle(world, folder))
+        self.manifest = read_bundle(self.workspace.step(DATASET, "bundle"))
+
+    def put(self, step: str, write: object) -> None:
+        final = self.workspace.step(DATASET, step)
+        with temporary_folder(final) as folder:
+            write(folder)  # type: ignore[operator]
+            commit(folder, final, step=step, dataset=DATASET, params_sha256="p", inputs={}, code_version="c")
+
+    def measured(self, *offline: Evidence) -> None:
+        """Write the evidence and make the decisions anew."""
+        self.put("offline_evaluation", lambda folder: write_evidence(folder / "evidence.json", offline))
+        checked = serving(self.manifest.bundle_id)
+        self.put("serving_check", lambda folder: write_evidence(folder / "evidence.json", [checked]))
+        for step in DECISIONS:
+            self.run(step)
+
+    def run(self, step: str) -> Outcome:
+        return run_step(self.workspace, DATASET, step, self.params)
+
+    @property
+    def stage(self) -> Stage:
+        return read_current(self.workspace.state(DATASET) / "deployment" / "current.json").deployment.stage
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def place(workspace_root: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    return Place(workspace_root, world)
+
+
+def test_from_the_bootstrap_to_a_person_who_moves_aliases(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    recipe = place.manifest.recipe
+    bundle = place.manifest.bundle_id
+    unsure = evidence(recipe_a=recipe, estimate=0.0, low=-0.02, high=0.02)
+
+    # The incumbent serves at once; a second time nothing happens.
+    assert place.run("bootstrap").status == "ran"
+    assert place.run("bootstrap").status == "no_change"
+    first = read_bundle(place.workspace.step(DATASET, "incumbent_bundle")).bundle_id
+    registry = MlflowRegistry(place.workspace, DATASET)
+    assert registry.aliases() == {"champion": first}
+    _load_as_a_person(place, monkeypatch)
+
+    # The contender is on HOLD: it runs in shadow, and every decision says why.
+    place.measured(unsure)
+    reasons = read_json(place.workspace.step(DATASET, "pilot_decision") / "decision.json")
+    assert isinstance(reasons, dict)
+    assert reasons["outcome"] == "HOLD"
+    assert "straddles the margin" in reasons["reasons"][0]
+    refresh = read_json(place.workspace.step(DATASET, "refresh_decision") / "decision.json")
+    assert isinstance(refresh, dict)
+    assert "first run" in refresh["reasons"][0]
+    assert place.run("deployment").status == "ran"
+    assert place.run("deployment").status == "no_change"
+    assert registry.aliases() == {"champion": first, "challenger": bundle}
+
+    # Somebody moves the pilot's alias: put back, with the reason.
+    client = MlflowClient(tracking_uri=place.workspace.mlflow_uri)
+    name = model_name(DATASET)
+    version = registry.version_of(bundle)
+    assert version is not None
+    client.set_registered_model_alias(name, "pilot", version)
+    done = place.run("deployment")
+    assert "alias pilot: no change: offline ndcg@10" in done.message
+    assert "pilot" not in registry.aliases()
+    assert "straddles" in client.get_model_version(name, version).tags["segue.refused.pilot"]
+
+    # Past a passing gate the deployment follows.
+    place.measured(evidence(recipe_a=recipe))
+    client.set_registered_model_alias(name, "pilot", version)
+    done = place.run("deployment")
+    assert place.stage is Stage.PILOT
+    assert "alias pilot: revision 3: advance" in done.message
+    assert registry.aliases() == {"champion": bundle, "previous_champion": first, "pilot": bundle}
+
+    # A rollback by hand: no later run undoes it, and MLflow's lag is no request.
+    assert "restores 2" in operations.rollback(place.workspace, DATASET, actor="ann", reason="worse")
+    again = place.run("deployment")
+    assert again.status == "no_change"
+    assert "was revoked by revision 4" in again.message
+    assert place.stage is Stage.CASCADE
+    assert "pilot" not in registry.aliases()
+    lines = operations.history(place.workspace, DATASET)
+    assert any("revision 4 (rollback), stage cascade" in line and "by ann: worse" in line for line in lines)
+    assert operations.status(place.workspace, DATASET)["deployment"]["revision"] == 4
+
+
+def _load_as_a_person(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+    import pandas as pd
+
+    with monkeypatch.context() as scope:
+        scope.setenv("MLFLOW_TRACKING_URI", place.workspace.mlflow_uri)
+        model = mlflow.pyfunc.load_model(f"models:/{model_name(DATASET)}@champion")
+        [answer] = model.predict(pd.DataFrame({"history": [["i001", "i004"]]}), params={"k": 3})
+    assert len(answer["items"]) == 3
+    assert answer["path"] == "cascade"
+    assert not {"i001", "i004"} & set(answer["items"])
+    saved = [path for path in place.workspace.mlflow_artifacts.rglob("*") if path.is_file()]
+    assert {"MLmodel", "pyfunc_model.py"} <= {path.name for path in saved}
+    assert not any(path.suffix in (".pkl", ".pickle", ".pt") for path in saved)
+
+
+def test_nothing_is_deployed_on_decisions_of_other_evidence(place: Place) -> None:
+    ledger = Ledger.open(place.workspace, DATASET)
+    incumbent = read_facts(place.workspace.step(DATASET, "incumbent_bundle"))
+    StateMachine(ledger, place.params.migration).bootstrap(incumbent)
+    place.put("bootstrap", lambda folder: (folder / "receipt.json").write_text("{}"))
+    place.measured(evidence(recipe_a=place.manifest.recipe))
+    shutil.rmtree(place.workspace.step(DATASET, "offline_evaluation"))
+    place.put("offline_evaluation", lambda folder: write_evidence(folder / "evidence.json", []))
+    with pytest.raises(ArtifactError, match="run the decision's step again"):
+        place.run("deployment")
+    assert place.stage is Stage.CASCADE

@@ -1,0 +1,230 @@
+"""The engine: lists that may be shown, whatever a path does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.errors import ArtifactError, DataError
+from segue.items import Items
+from segue.registry.bundle import read_bundle
+from segue.schema import PathName
+from segue.serving.breaker import Breaker
+from segue.serving.engine import Engine, History
+from segue.serving.requests import Filters
+from tests.serving.worlds import ITEMS, FakePath
+
+G, C, P = PathName.GENERATIVE, PathName.CASCADE, PathName.POPULARITY
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def paths() -> dict[PathName, FakePath]:
+    return {name: FakePath(name, ITEMS) for name in (G, C)}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine(full: Path, paths: dict[PathName, FakePath], clock: Clock) -> Iterator[Engine]:
+    made = Engine(
+        read_bundle(full),
+        Items.load(full),
+        dict(paths),
+        budget_ms=200,
+        breakers={G: Breaker(threshold=3, cooldown=5, clock=clock)},
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def real(full: Path) -> Iterator[Engine]:
+    made = Engine.load(full)
+    yield made
+    made.close()
+
+
+def one(
+    engine: Engine, path: PathName = G, k: int = 5, filters: Filters | None = None, history: str = "i001"
+):
+    return engine.recommend([History(item_ids=[history])], path=path, k=k, filters=filters)[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    path=st.sampled_from([G, C, P]),
+    history=st.lists(st.integers(0, ITEMS - 1).map("i{:03d}".format), max_size=30),
+    k=st.integers(1, 100),
+    category=st.sampled_from([None, "even", "odd"]),
+    deny=st.lists(st.integers(0, ITEMS - 1).map("i{:03d}".format), max_size=5),
+)
+def test_every_list_of_every_real_path_obeys_the_request(
+    real: Engine, path: PathName, history: list[str], k: int, category: str | None, deny: list[str]
+) -> None:
+    filters = Filters(categories=None if category is None else [category], deny=deny)
+    served = real.recommend([History(item_ids=history)], path=path, k=k, filters=filters)[0]
+    ids = [item.item_id for item in served.items]
+    assert len(set(ids)) == len(ids) <= k
+    assert not set(ids) & {*history, *deny}
+    assert set(ids) <= set(real.items.ids)
+    if category is not None:
+        assert all((int(item[1:]) % 2 == 0) == (category == "even") for item in ids)
+    assert (served.path, served.fallback) == (path, None) or not ids
+
+
+def test_a_batch_gives_the_lists_of_its_members(real: Engine) -> None:
+    histories = [History(item_ids=[f"i{n:03d}", f"i{n + 1:03d}"]) for n in range(6)]
+    for path in (G, C, P):
+        together = real.recommend(histories, path=path, k=5)
+        alone = [real.recommend([history], path=path, k=5)[0] for history in histories]
+        assert [[i.item_id for i in s.items] for s in together] == [
+            [i.item_id for i in s.items] for s in alone
+        ]
+
+
+def test_unknown_items_are_named_and_ignored(engine: Engine) -> None:
+    served = engine.recommend([History(item_ids=["gone", "i000", "a\nb"])], path=G, k=2)[0]
+    assert served.unknown_items == ("gone", "a\nb")
+    assert [item.item_id for item in served.items] == ["i001", "i002"]
+    assert served.items[0].title == "Item 1"
+
+
+def test_timestamps_put_a_history_in_order(full: Path, engine: Engine) -> None:
+    request, _ = engine._request(History(item_ids=["i003", "i001", "i002"], timestamps=[30, 10, 20]))
+    assert request.history.tolist() == [1, 2, 3]
+    assert request.timestamps.tolist() == [10, 20, 30]
+
+
+def test_a_list_longer_than_the_catalogue_is_shorter(engine: Engine) -> None:
+    assert len(one(engine, k=10**6).items) == ITEMS - 1
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_no_items_cannot_be_asked_for(engine: Engine, k: int) -> None:
+    with pytest.raises(DataError, match="at least one item"):
+        one(engine, k=k)
+
+
+def test_an_unknown_category_is_refused(engine: Engine) -> None:
+    with pytest.raises(DataError, match="no item has the category 'prime'"):
+        one(engine, filters=Filters(categories=["prime"]))
+
+
+def test_an_allow_list_of_nothing_gives_an_empty_list(engine: Engine) -> None:
+    served = one(engine, filters=Filters(allow=["unknown"]))
+    assert (served.items, served.path) == ((), G)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"error": ValueError("boom")}, "raised ValueError"),
+        ({"error": MemoryError()}, "raised MemoryError"),
+        ({"answer": [ITEMS]}, "invalid list"),
+        ({"answer": [-1]}, "invalid list"),
+        ({"answer": [2, 2]}, "invalid list"),
+        ({"answer": [1]}, "invalid list"),  # seen
+        ({"answer": list(range(2, 30))}, "invalid list"),  # longer than asked
+        ({"answer": []}, "empty list"),
+        ({"nan": True}, "no numbers"),
+    ],
+)
+def test_a_failing_path_is_replaced_counted_and_logged(
+    engine: Engine,
+    paths: dict[PathName, FakePath],
+    caplog: pytest.LogCaptureFixture,
+    fault: dict,
+    reason: str,
+) -> None:
+    for name, value in fault.items():
+        setattr(paths[G], name, value)
+    served = one(engine)
+    assert served.path is C
+    assert served.fallback is not None
+    assert reason in served.fallback
+    assert sum(engine.failures.values()) == 1
+    assert "generative" in caplog.text
+
+
+def test_when_everything_fails_popularity_answers(engine: Engine, paths: dict[PathName, FakePath]) -> None:
+    paths[G].error = paths[C].error = RuntimeError("down")
+    served = one(engine)
+    assert served.path is P
+    assert served.fallback == "generative: raised RuntimeError; cascade: raised RuntimeError"
+    assert len(served.items) == 5
+
+
+def test_a_slow_path_is_not_waited_for(engine: Engine, paths: dict[PathName, FakePath]) -> None:
+    paths[G].hang = threading.Event()
+    try:
+        served = one(engine)
+    finally:
+        paths[G].hang.set()
+    assert served.path is C
+    assert "over its time budget" in str(served.fallback)
+
+
+def test_the_breaker_opens_and_closes_again(
+    engine: Engine, paths: dict[PathName, FakePath], clock: Clock
+) -> None:
+    paths[G].error = RuntimeError("down")
+    for _ in range(3):
+        one(engine)
+    assert engine.open_breakers == [G]
+    assert "circuit breaker open" in str(one(engine).fallback)
+    assert paths[G].calls == 3  # left alone
+    paths[G].error = None
+    clock.now += 5.1
+    assert one(engine).path is G
+    assert engine.open_breakers == []
+    assert one(engine).fallback is None
+
+
+def test_a_half_open_breaker_lets_one_through() -> None:
+    clock = Clock()
+    breaker = Breaker(threshold=1, cooldown=5, clock=clock)
+    breaker.failed()
+    clock.now = 6
+    assert [breaker.allows(), breaker.allows()] == [True, False]
+
+
+def test_a_bundle_without_the_path_falls_back(incumbent_only: Path) -> None:
+    engine = Engine.load(incumbent_only)
+    served = one(engine)
+    assert (served.path, served.fallback) == (C, "generative: not in this bundle")
+    assert len(engine.similar("i001", k=3).items) == 3
+    engine.close()
+
+
+def test_similar_items_are_the_nearest_vectors(real: Engine) -> None:
+    vectors = real._vectors.vectors  # type: ignore[union-attr]
+    unit = vectors / (vectors**2).sum(axis=1, keepdims=True) ** 0.5
+    order = (-(unit @ unit[7])).argsort()
+    expected = [real.items.ids[index] for index in order if index != 7][:5]
+    assert [item.item_id for item in real.similar("i007", k=5).items] == expected
+    with pytest.raises(DataError, match="no item 'nowhere'"):
+        real.similar("nowhere")
+
+
+def test_a_damaged_bundle_does_not_load(full: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(full, tmp_path / "b"))
+    (folder / "model" / "fusion.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"fusion\.json was changed"):
+        Engine.load(folder)
