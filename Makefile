@@ -19,6 +19,9 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
+# Two torch processes on one machine otherwise spin against each other, several times slower.
+export OMP_WAIT_POLICY = PASSIVE
+export GOMP_SPINCOUNT = 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
 
@@ -49,7 +52,7 @@ demo: setup ## ML-100K through the whole graph, and the verdict
 	@echo "serve   make serve   http://127.0.0.1:$(PORT)   (the contender: {\"path\": \"generative\"})"
 
 test: setup ## the tests that CI runs
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: setup ## the long ones too
 	$(BIN)/python -m pytest -m ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from segue.artifacts import read_json
 from segue.errors import SegueError
@@ -34,9 +35,10 @@ def _validation(folder: Path) -> Reading:
 
 
 def _item_map(folder: Path) -> Reading:
+    codes = pl.read_parquet(folder / "item_map.parquet", columns=["codes"])["codes"]
     quality: Any = read_json(folder / "quality.json")
-    rate = float(quality.get("unique_rate", 0.0))
-    return rate == 1.0, f"{rate:.4f} of the active items have a semantic ID of their own", {}
+    told = f"{len(codes)} items, {codes.n_unique()} semantic IDs; before the last level {quality['unique_rate']:.1%} were unique"
+    return codes.n_unique() == len(codes), told, {"prefixes_in_use": int(quality["prefixes_in_use"])}
 
 
 def _serving(folder: Path) -> Reading:
@@ -51,11 +53,16 @@ def _decision(folder: Path) -> Reading:
     return (
         decision["outcome"] == "PROMOTE",
         f"{decision['outcome']}: {reasons}",
-        {"outcome": decision["outcome"], "reasons": dg.MetadataValue.md("\n".join(f"- {r}" for r in decision["reasons"]))},
+        {
+            "outcome": decision["outcome"],
+            "reasons": dg.MetadataValue.md("\n".join(f"- {r}" for r in decision["reasons"])),
+        },
     )
 
 
-_GATE = Gate("gate", "What the policy says of the evidence; `deployment` enforces it again, alone.", False, _decision)
+_GATE = Gate(
+    "gate", "What the policy says of the evidence; `deployment` enforces it again, alone.", False, _decision
+)
 
 CHECKS: dict[str, Gate] = {
     "validation": Gate("great_expectations", "Every expectation of both suites holds.", True, _validation),

@@ -40,7 +40,9 @@ def _asset(dataset: str, step: Step) -> dg.AssetsDefinition:
         tags={"segue/dataset": dataset, "segue/always": str(step.always).lower()},
         check_specs=check_specs(asset_key(dataset, step.name), step.name),
     )
-    def run(context: dg.AssetExecutionContext, graph: Graph) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def run(
+        context: dg.AssetExecutionContext, graph: Graph
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         workspace = graph.workspace()
         try:
             outcome = graph.run(dataset, step.name)

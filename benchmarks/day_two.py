@@ -27,30 +27,60 @@ import yaml
 
 from benchmarks import harness
 from segue.artifacts import write_json, write_text
+from segue.bases import KEEPABLE
 from segue.params import SECTIONS
-from segue.steps.base import KEEPABLE
 from segue.workspace import Workspace
 
 DATASET = "ml-100k-withheld"
 ROUNDS = 3
 ENGINES = ("dagster", "dvc", "dagster")
 SEED = 17
-TRACKED = ("params.yaml", "dvc.yaml", "profiles", "bases", "orchestration", "assets", "bento", "src", "constraints.txt", "pyproject.toml", ".dvcignore")  # fmt: skip
+TRACKED = (
+    "params.yaml",
+    "dvc.yaml",
+    "profiles",
+    "bases",
+    "orchestration",
+    "assets",
+    "bento",
+    "src",
+    "constraints.txt",
+    "pyproject.toml",
+    ".dvcignore",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspace", type=Path)
-    parser.add_argument("--source", type=Path, default=harness.ROOT.parent, help="a checkout that ran `make demo`")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="section.key=value of the profile")
+    parser.add_argument(
+        "--source", type=Path, default=harness.ROOT.parent, help="a checkout that ran `make demo`"
+    )
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="section.key=value of the profile"
+    )
     arguments = parser.parse_args()
     root = arguments.workspace or Path(tempfile.mkdtemp(prefix="segue-day-two-"))
     rounds = prepare(arguments.source, root, arguments.overrides)
-    rows = [play(Workspace(root), number, events, items) for number, (events, items) in enumerate(rounds, start=1)]
+    rows = [
+        play(Workspace(root), number, events, items) for number, (events, items) in enumerate(rounds, start=1)
+    ]
     path = harness.write(
         "day_two",
         __doc__.split("\n\n")[1].replace("\n", " "),
-        ["round", "engine", "inserted", "targets", "recall@50 generative", "recall@50 content_knn", "recall@50 popularity", "drift", "revision", "rolled_back_to", "seconds"],  # fmt: skip
+        [
+            "round",
+            "engine",
+            "inserted",
+            "targets",
+            "recall@50 generative",
+            "recall@50 content_knn",
+            "recall@50 popularity",
+            "drift",
+            "revision",
+            "rolled_back_to",
+            "seconds",
+        ],
         rows,
         ledger=segue(Workspace(root), "ledger").splitlines(),
     )
@@ -63,20 +93,27 @@ def prepare(source: Path, root: Path, overrides: list[str]) -> list[tuple[Path, 
     for name in TRACKED:
         place = source / name
         if place.is_dir():
-            shutil.copytree(place, root / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                place, root / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(place, root / name)
     write_text(root / "dvc.lock", "schema: '2.0'\nstages: {}\n")
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--force"], cwd=root, check=True)
     ingest = source / "data" / "ml-100k" / "ingest"
-    events, items = pl.read_parquet(ingest / "interactions.parquet"), pl.read_parquet(ingest / "catalogue.parquet")
+    events, items = (
+        pl.read_parquet(ingest / "interactions.parquet"),
+        pl.read_parquet(ingest / "catalogue.parquet"),
+    )
     counts = events.group_by("item_id").len().filter(pl.col("len") >= 20).sort("item_id")["item_id"].to_list()
     withheld = np.random.default_rng(SEED).choice(counts, size=round(0.05 * len(counts)), replace=False)
     parts = [part.tolist() for part in np.array_split(withheld, ROUNDS)]
     raw = root / "raw"
     raw.mkdir(exist_ok=True)
-    events.filter(~pl.col("item_id").is_in(withheld.tolist())).drop("order").write_parquet(raw / "interactions.parquet")
+    events.filter(~pl.col("item_id").is_in(withheld.tolist())).drop("order").write_parquet(
+        raw / "interactions.parquet"
+    )
     items.filter(~pl.col("item_id").is_in(withheld.tolist())).write_parquet(raw / "catalogue.parquet")
     files = []
     for number, part in enumerate(parts, start=1):
@@ -157,8 +194,8 @@ def recall_of_inserted(workspace: Workspace, inserted: list[str], k: int = 50) -
     from segue.data.sequences import Sequences
     from segue.generative.path import load_path
     from segue.items import Items, ItemVectors
-    from segue.paths import ListRules, Request
     from segue.params import load_params
+    from segue.paths import ListRules, Request
     from segue.tokenizers.item_map import bound_items
 
     items = Items.load(workspace.step(DATASET, "splits"))
@@ -180,7 +217,11 @@ def recall_of_inserted(workspace: Workspace, inserted: list[str], k: int = 50) -
     )
     served = path.recommend(requests, k, ListRules(filter_seen=True))
     content = np.concatenate(
-        [ItemVectors.load(workspace.step(DATASET, f"{name}_embeddings")).vectors for name in ("text", "attribute")], axis=1
+        [
+            ItemVectors.load(workspace.step(DATASET, f"{name}_embeddings")).vectors
+            for name in ("text", "attribute")
+        ],
+        axis=1,
     )
     content /= np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-9)
     counts = np.bincount(sequences.items, minlength=len(items)).astype(np.float64)
@@ -193,7 +234,10 @@ def recall_of_inserted(workspace: Workspace, inserted: list[str], k: int = 50) -
         }.items():
             scores[request.history] = -np.inf
             found[name] += int(target in np.argpartition(-scores, k)[:k])
-    return {"targets": len(targets), **{f"recall@{k} {name}": hits / max(1, len(targets)) for name, hits in found.items()}}
+    return {
+        "targets": len(targets),
+        **{f"recall@{k} {name}": hits / max(1, len(targets)) for name, hits in found.items()},
+    }
 
 
 def deployment(workspace: Workspace) -> dict[str, Any]:

@@ -44,13 +44,22 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
-def write(name: str, description: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
+def write(
+    name: str, description: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **facts: Any
+) -> Path:
     """``results/<name>.json``: command, commit, machine, date and rows."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     module = Path(sys.argv[0]).stem
     path = RESULTS / f"{name}.json"
     write_json(

@@ -36,7 +36,10 @@ def section(result: dict[str, Any]) -> str:
         "",
         "| " + " | ".join(result["columns"]) + " |",
         "|" + "---|" * len(result["columns"]),
-        *("| " + " | ".join(cell(row.get(column)) for column in result["columns"]) + " |" for row in result["rows"]),
+        *(
+            "| " + " | ".join(cell(row.get(column)) for column in result["columns"]) + " |"
+            for row in result["rows"]
+        ),
     ]
     if result.get("notes"):
         lines += ["", *(f"- {note}" for note in result["notes"])]

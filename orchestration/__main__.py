@@ -81,7 +81,9 @@ def _explain(result: object) -> None:
             error = data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            told = (data.user_failure_data.description if data.user_failure_data else None) or (error and error.message)
+            told = (data.user_failure_data.description if data.user_failure_data else None) or (
+                error and error.message
+            )
             print(f"error in {event.step_key}: {told}", file=sys.stderr)
             if data.user_failure_data is None and data.error is not None:
                 print(data.error.to_string(), file=sys.stderr)

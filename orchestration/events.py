@@ -61,6 +61,8 @@ def _version_tags(workspace: Workspace, dataset: str, step: Step, data_version: 
     }
     for name in step.inputs:
         key = asset_key(dataset, name).to_user_string()
-        tags[f"dagster/input_data_version/{key}"] = read_manifest(workspace.step(dataset, name)).content_sha256
+        tags[f"dagster/input_data_version/{key}"] = read_manifest(
+            workspace.step(dataset, name)
+        ).content_sha256
         tags[f"dagster/input_event_pointer/{key}"] = "NULL"
     return tags

@@ -29,7 +29,9 @@ def _inbox(dataset: str) -> dg.SensorDefinition:
             return dg.SkipReason(f"inbox/{dataset}/ is empty")
         # The same files in the same state ask once: a run that failed on them is not started again and again.
         state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return dg.RunRequest(run_key=sha256_of(state), tags={"segue/inbox": ", ".join(file.name for file in files)})
+        return dg.RunRequest(
+            run_key=sha256_of(state), tags={"segue/inbox": ", ".join(file.name for file in files)}
+        )
 
     return look
 

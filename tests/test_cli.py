@@ -25,11 +25,14 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["step", "splits", "--dataset", "nobody"], "there is no profile"),
         (["step", "splits"], "segue step validation"),
         (["step", "splits", "--set", "splits.sed=1"], "splits.sed"),
-        (["day-two"], "nothing is deployed"),
+        (["keep"], "nothing is deployed"),
+        (["day-two"], "orchestration"),
         (["tokens", "drift"], "segue run"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_the_mend(workspace_root: Path, arguments: list[str], told: str) -> None:
+def test_a_mistake_is_one_line_that_says_the_mend(
+    workspace_root: Path, arguments: list[str], told: str
+) -> None:
     finished = segue(*arguments, root=workspace_root)
     assert finished.returncode == 1
     assert told in finished.stderr

@@ -31,7 +31,10 @@ with dataset_lock(Path(sys.argv[1]), wait_seconds=0.1):
 
 def start(code: str, state: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(state)], stdout=subprocess.PIPE, text=True, env=environment or dict(os.environ)
+        [sys.executable, "-c", code, str(state)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment or dict(os.environ),
     )
 
 

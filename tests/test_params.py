@@ -33,7 +33,11 @@ def test_order_is_defaults_profile_override(workspace_root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("override", "told"),
-    [("generative.no_such=1", "no_such"), ("generative.dropout=abc", "dropout"), ("nonsense", "section.key=value")],
+    [
+        ("generative.no_such=1", "no_such"),
+        ("generative.dropout=abc", "dropout"),
+        ("nonsense", "section.key=value"),
+    ],
 )
 def test_a_wrong_key_or_value_is_named(workspace_root: Path, override: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):

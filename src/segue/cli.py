@@ -22,13 +22,17 @@ app = typer.Typer(
     help="Carry a recommender from a cascade to a generative model, one measured, reversible stage at a time.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Get data, and add what arrived since.")
-tokens_app = typer.Typer(no_args_is_help=True, help="Semantic IDs: insert items, look at drift, compare item maps.")
+tokens_app = typer.Typer(
+    no_args_is_help=True, help="Semantic IDs: insert items, look at drift, compare item maps."
+)
 policy_app = typer.Typer(no_args_is_help=True, help="Promotion policies.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(policy_app, name="policy")
 
-Dataset = Annotated[str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")]
+Dataset = Annotated[
+    str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated")]
 Engine = Literal["dagster", "dvc"]
 DEFAULT = "ml-100k"
@@ -93,7 +97,11 @@ def steps(dataset: Dataset = DEFAULT) -> None:
     workspace = Workspace.find()
     params = load_params(workspace, dataset)
     for one in STEPS:
-        mark = "always" if one.always else ("up to date" if is_up_to_date(workspace, dataset, one, params) else "stale")
+        mark = (
+            "always"
+            if one.always
+            else ("up to date" if is_up_to_date(workspace, dataset, one, params) else "stale")
+        )
         print(f"{one.group:13} {one.name:26} {mark:11} {one.description}")
 
 
@@ -111,7 +119,11 @@ def init(
 
     chosen = {"user_id": user_column, "item_id": item_column, "timestamp": timestamp_column}
     written = init_profile(
-        Workspace.find(), interactions, catalogue, name, columns={key: value for key, value in chosen.items() if value}
+        Workspace.find(),
+        interactions,
+        catalogue,
+        name,
+        columns={key: value for key, value in chosen.items() if value},
     )
     for path in written:
         print(f"wrote {path}")
@@ -155,11 +167,15 @@ def day_two(
 @app.command()
 def keep(
     dataset: Dataset = DEFAULT,
-    nothing: Annotated[bool, typer.Option("--nothing", help="Keep nothing: the next run builds everything anew")] = False,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Keep all but the generative model's weights")] = False,
+    nothing: Annotated[
+        bool, typer.Option("--nothing", help="Keep nothing: the next run builds everything anew")
+    ] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Keep all but the generative model's weights")
+    ] = False,
 ) -> None:
     """Write bases/<dataset>.json: keep what serves (default), all but the weights, or nothing."""
-    from segue.steps.base import KEEPABLE, write_base
+    from segue.bases import KEEPABLE, write_base
     from segue.steps.day_two import keep_served
 
     workspace = Workspace.find()
@@ -267,7 +283,9 @@ def summary(dataset: Dataset = DEFAULT) -> None:
     from segue.artifacts import read_json
     from segue.reporting.console import verdict
 
-    print(verdict(read_json(Workspace.find().reports(dataset) / "summary.json")))
+    found = read_json(Workspace.find().reports(dataset) / "summary.json")
+    assert isinstance(found, dict)
+    print(verdict(found))
 
 
 @app.command()

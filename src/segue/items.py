@@ -69,7 +69,8 @@ class ItemVectors:
 
     def save(self, folder: Path) -> None:
         save_file(
-            {"vectors": self.vectors.astype(np.float32), "present": self.present.astype(np.uint8)}, folder / self.FILE
+            {"vectors": self.vectors.astype(np.float32), "present": self.present.astype(np.uint8)},
+            folder / self.FILE,
         )
         pl.DataFrame({Catalogue.ITEM: self.item_ids}, schema={Catalogue.ITEM: pl.String}).write_parquet(
             folder / self.IDS

@@ -107,7 +107,9 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         current = merged.get(key)
-        merged[key] = _merge(current, value) if isinstance(current, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            _merge(current, value) if isinstance(current, dict) and isinstance(value, dict) else value
+        )
     return merged
 
 

@@ -30,7 +30,9 @@ class ListRules:
     """What a list must obey, whichever path makes it. Thin now: issue-free room for windows, quotas and diversity."""
 
     filter_seen: bool = True
-    allowed: npt.NDArray[np.bool_] | None = None  # [N] items that may be shown at all (stock, categories); None: all
+    allowed: npt.NDArray[np.bool_] | None = (
+        None  # [N] items that may be shown at all (stock, categories); None: all
+    )
     excluded: IndexArray | None = None  # [E] items this request must not show
 
 

@@ -11,8 +11,12 @@ class Interactions:
 
     USER: Final = "user_id"
     ITEM: Final = "item_id"
-    TIMESTAMP: Final = "timestamp"  # int64, seconds since 1970-01-01 UTC; null where the data carries order only
-    ORDER: Final = "order"  # int64, position in the source; breaks no tie unless the data is an ordered sequence
+    TIMESTAMP: Final = (
+        "timestamp"  # int64, seconds since 1970-01-01 UTC; null where the data carries order only
+    )
+    ORDER: Final = (
+        "order"  # int64, position in the source; breaks no tie unless the data is an ordered sequence
+    )
     ACTION: Final = "action"
     WEIGHT: Final = "weight"
 

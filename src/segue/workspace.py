@@ -1,9 +1,9 @@
 """Where things lie: one object that knows every path of a checkout.
 
-    params.yaml  profiles/<dataset>.yaml  bases/<dataset>.json     what people write
-    data/<dataset>/<step>/                                         artifacts (DVC outputs)
-    state/<dataset>/  state/mlflow.db                              what must survive a rebuild
-    reports/<dataset>/                                             pages for people
+params.yaml  profiles/<dataset>.yaml  bases/<dataset>.json     what people write
+data/<dataset>/<step>/                                         artifacts (DVC outputs)
+state/<dataset>/  state/mlflow.db                              what must survive a rebuild
+reports/<dataset>/                                             pages for people
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from segue.cascade.sasrec import Sasrec, load_sasrec, sampled_softmax, save_sasrec
 from segue.cascade.settings import SasrecSettings
 from segue.errors import ArtifactError
-from segue.generative.protocol import HistoryBatch
+from segue.protocols import HistoryBatch
 
 N = 9
 

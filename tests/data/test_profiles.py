@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from segue.bases import read_base
 from segue.data.profiles import init_profile
 from segue.data.readers import read_dataset
 from segue.errors import ConfigurationError, DataError
 from segue.params import SECTIONS, active_datasets, load_params
-from segue.steps.base import read_base
 from segue.workspace import Workspace
 
 PARAMS = "# a comment\ndatasets: [ml-100k]  # another\n" + "".join(

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from segue.artifacts import write_json
+from segue.bases import keep
 from segue.encoders.attributes import AttributeSpace
 from segue.errors import ArtifactError
 from segue.items import ItemVectors
 from segue.steps import attribute_embeddings as step
-from segue.steps.base import keep
 from segue.workspace import Workspace
 from tests.data.examples import catalogue, context
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from segue.artifacts import hash_files, read_json, write_json
-from segue.generative.protocol import BoundItems
 from segue.items import ItemVectors
 from segue.migration.evidence import read_evidence
 from segue.params import load_params
+from segue.protocols import BoundItems
 from segue.steps import offline_evaluation
 from segue.steps.registry import get
 from segue.steps.runner import StepContext

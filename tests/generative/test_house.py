@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue.errors import BindingError
 from segue.generative.house import HouseModel
-from segue.generative.protocol import BoundItems, GenerativeRecommender, HistoryBatch
+from segue.protocols import BoundItems, GenerativeRecommender, HistoryBatch
 
 from . import tiny
 

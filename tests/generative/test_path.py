@@ -10,9 +10,9 @@ from segue.decoding.settings import DecodingSettings
 from segue.errors import ArtifactError, BindingError, ConfigurationError, DataError
 from segue.generative import load_model, load_path
 from segue.generative.path import GenerativePath, Heads
-from segue.generative.protocol import BoundItems, HistoryBatch
 from segue.generative.store import save_model
 from segue.paths import ListRules, Request
+from segue.protocols import BoundItems, HistoryBatch
 
 from . import tiny
 

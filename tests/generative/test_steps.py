@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from segue.artifacts import hash_files, read_json
+from segue.bases import KEEPABLE
 from segue.errors import ArtifactError
 from segue.generative import load_path
 from segue.params import load_params
 from segue.paths import ListRules, Request
 from segue.steps import generative_model, refit, tuning
-from segue.steps.base import KEEPABLE
 from segue.steps.registry import get
 from segue.steps.runner import StepContext
 from segue.tokenizers.item_map import ItemMap, bound_items

@@ -7,9 +7,9 @@ import torch
 
 from segue.data.sequences import Sequences
 from segue.generative.house import HouseModel
-from segue.generative.protocol import BoundItems, HistoryBatch
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import new_model
+from segue.protocols import BoundItems, HistoryBatch
 
 SIZES = (4, 3, 4)
 SETTINGS = GenerativeSettings(

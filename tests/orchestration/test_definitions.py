@@ -48,11 +48,7 @@ def test_a_string_selection_is_understood(definitions: dg.Definitions) -> None:
 
 
 def test_every_decision_has_a_gate_that_fails_no_run(definitions: dg.Definitions) -> None:
-    checks = {
-        spec.asset_key.path[-1]: spec
-        for asset in assets_for(DATASET)
-        for spec in asset.check_specs
-    }
+    checks = {spec.asset_key.path[-1]: spec for asset in assets_for(DATASET) for spec in asset.check_specs}
     for name in ("pilot_decision", "hybrid_decision", "full_decision", "refresh_decision"):
         assert not checks[name].blocking
     assert checks["validation"].blocking
@@ -105,7 +101,9 @@ def test_what_another_engine_finished_is_reported_once(
     params = load_params(workspace, DATASET)
     for name in ("ingest", "validation"):
         run_step(workspace, DATASET, name, params, engine="dvc")
-    monkeypatch.setattr("orchestration.events.STEPS", [registry.BY_NAME[name] for name in ("ingest", "validation")])
+    monkeypatch.setattr(
+        "orchestration.events.STEPS", [registry.BY_NAME[name] for name in ("ingest", "validation")]
+    )
     with dg.DagsterInstance.ephemeral() as instance:
         assert report_finished(instance, workspace, DATASET) == ["ingest", "validation"]
         assert report_finished(instance, workspace, DATASET) == []
@@ -114,7 +112,9 @@ def test_what_another_engine_finished_is_reported_once(
 def test_a_run_that_a_kill_left_open_is_closed(definitions: dg.Definitions) -> None:
     job = definitions.resolve_job_def(graph_job_name(DATASET))
     with dg.DagsterInstance.ephemeral() as instance:
-        dead = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={HOST_PID: "999999999"})
+        dead = instance.create_run_for_job(
+            job, status=dg.DagsterRunStatus.STARTED, tags={HOST_PID: "999999999"}
+        )
         alive = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={HOST_PID: "1"})
         assert close_dead_runs(instance) == [dead.run_id]
         assert instance.get_run_by_id(alive.run_id).status == dg.DagsterRunStatus.STARTED

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import segue
+from segue.bases import KEEPABLE
 from segue.params import SECTIONS
-from segue.steps.base import KEEPABLE
 from segue.steps.registry import BY_NAME, STEPS, Step, in_order, upstream
 
 

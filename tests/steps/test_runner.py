@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from segue.artifacts import read_manifest
+from segue.bases import KEEPABLE, keep, read_base, write_base
 from segue.errors import ArtifactError
 from segue.params import load_params
 from segue.steps import registry, runner
-from segue.steps.base import KEEPABLE, keep, read_base, write_base
 from segue.steps.registry import Step
 from segue.steps.runner import StepContext, run_step
 from segue.workspace import Workspace

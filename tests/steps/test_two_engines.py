@@ -17,9 +17,9 @@ import yaml
 from assets.factory import assets_for
 from assets.resources import Graph
 from segue.artifacts import read_manifest
+from segue.bases import KEEPABLE, write_base
 from segue.params import SECTIONS, load_params
 from segue.steps import dvc
-from segue.steps.base import KEEPABLE, write_base
 from segue.steps.registry import in_order, upstream
 from segue.steps.runner import is_up_to_date
 from segue.workspace import Workspace
@@ -42,7 +42,10 @@ def workspace(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch)
     ).unique(["user_id", "item_id"], maintain_order=True)
     events.write_csv(tmp_path / "events.csv")
     pl.DataFrame(
-        {"item_id": [f"i{item}" for item in range(60)], "categories": ["a|b" if item % 2 else "c" for item in range(60)]}
+        {
+            "item_id": [f"i{item}" for item in range(60)],
+            "categories": ["a|b" if item % 2 else "c" for item in range(60)],
+        }
     ).write_csv(tmp_path / "items.csv")
     profile: dict[str, object] = {section: {} for section in SECTIONS}
     profile["data"] = {
@@ -56,7 +59,9 @@ def workspace(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "profiles").mkdir()
     (tmp_path / "bases").mkdir()
     (tmp_path / "profiles" / f"{DATASET}.yaml").write_text(yaml.safe_dump(profile))
-    shutil.copytree(repository / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(
+        repository / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
     shutil.copy(repository / "dvc.yaml", tmp_path / "dvc.yaml")
     monkeypatch.setenv("SEGUE_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -83,7 +88,11 @@ def dvc_repro(workspace: Workspace) -> str:
 
 
 def ran(output: str) -> set[str]:
-    return {line.split("'")[1].partition("@")[0] for line in output.splitlines() if line.startswith("Running stage")}
+    return {
+        line.split("'")[1].partition("@")[0]
+        for line in output.splitlines()
+        if line.startswith("Running stage")
+    }
 
 
 def dagster_run(workspace: Workspace, *overrides: str) -> dict[str, str]:

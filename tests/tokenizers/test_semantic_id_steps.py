@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 
 from segue.artifacts import commit, read_manifest, temporary_folder, write_json
+from segue.bases import keep, write_base
 from segue.data.sources import CATALOGUE_SCHEMA
 from segue.encoders.attributes import AttributeSpace
 from segue.encoders.text import item_texts
 from segue.errors import ArtifactError, BindingError, DataError
 from segue.items import Items, ItemVectors
 from segue.params import SECTIONS, Params
-from segue.steps.base import keep, write_base
 from segue.steps.runner import run_step
 from segue.tokenizers.insertion import compare, insert_items
 from segue.tokenizers.item_map import ItemMap, bound_items

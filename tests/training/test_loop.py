@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.errors import ArtifactError, ConfigurationError
-from segue.generative.protocol import HistoryBatch
+from segue.protocols import HistoryBatch
 from segue.training.loop import FitSettings, fit, saved_history
 
 

@@ -16,9 +16,9 @@ from segue.cascade.alignment import rows_of
 from segue.cascade.sasrec import Sasrec, load_sasrec
 from segue.cascade.two_tower import TwoTower, load_two_tower
 from segue.errors import ArtifactError
-from segue.generative.protocol import HistoryBatch
 from segue.items import Items, ItemVectors
 from segue.paths import IndexArray, Request
+from segue.protocols import HistoryBatch
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

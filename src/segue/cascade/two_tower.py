@@ -20,7 +20,7 @@ from segue.cascade.alignment import load_item_ids, save_item_ids
 from segue.cascade.ops import full_softmax
 from segue.cascade.settings import TwoTowerSettings
 from segue.errors import ArtifactError
-from segue.generative.protocol import HistoryBatch
+from segue.protocols import HistoryBatch
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segue.data.sequences import Sequences
-from segue.generative.protocol import HistoryBatch
+from segue.protocols import HistoryBatch
 from segue.schema import Part
 from segue.training.batches import target_batches
 

@@ -14,12 +14,12 @@ import fsspec
 import polars as pl
 
 from segue.artifacts import write_text
+from segue.bases import KEEPABLE, write_base
 from segue.data.settings import TableSource
 from segue.data.sources import canonicalize, read_file
 from segue.errors import ConfigurationError, DataError
 from segue.params import SECTIONS
 from segue.schema import Catalogue, Interactions
-from segue.steps.base import KEEPABLE, write_base
 from segue.workspace import Workspace
 
 _NAME: Final = re.compile(r"[a-z0-9-]+")

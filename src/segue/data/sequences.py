@@ -51,7 +51,10 @@ class Sequences:
         """Only what training may see."""
         lengths = np.array([self.train_end(user) for user in range(len(self))], dtype=np.int64)
         keep = np.concatenate(
-            [np.arange(self.offsets[user], self.offsets[user] + length) for user, length in enumerate(lengths)]
+            [
+                np.arange(self.offsets[user], self.offsets[user] + length)
+                for user, length in enumerate(lengths)
+            ]
             or [np.empty(0, dtype=np.int64)]
         ).astype(np.int64)
         nothing = np.full(len(self), -1, dtype=np.int32)
@@ -69,7 +72,7 @@ class Sequences:
 
         A split by time labels events of users who arrive after the cut; who has no history is not evaluated.
         """
-        at = self.validation_at if part == Part.VALIDATION else self.test_at
+        at = self.validation_at if part == Part.VALIDATION.value else self.test_at
         return [(user, int(position)) for user, position in enumerate(at) if position > 0]
 
     def save(self, folder: Path) -> None:
@@ -98,7 +101,10 @@ def from_events(events: pl.DataFrame, group: UserGroup) -> Sequences:
     chosen = events.filter(pl.col(Split.GROUP) == group.value).sort("user_id", Split.POSITION)
     users = chosen.group_by("user_id", maintain_order=True).agg(
         pl.len().alias("length"),
-        pl.col(Split.POSITION).filter(pl.col(Split.PART) == Part.VALIDATION.value).min().alias("validation_at"),
+        pl.col(Split.POSITION)
+        .filter(pl.col(Split.PART) == Part.VALIDATION.value)
+        .min()
+        .alias("validation_at"),
         pl.col(Split.POSITION).filter(pl.col(Split.PART) == Part.TEST.value).min().alias("test_at"),
     )
     return Sequences(

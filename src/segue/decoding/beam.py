@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segue.decoding.trie import Trie, View
 from segue.errors import DataError
-from segue.generative.protocol import GenerativeRecommender
+from segue.protocols import GenerativeRecommender
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from segue.decoding.trie import Trie
 from segue.errors import BindingError
-from segue.generative.protocol import BoundItems, HistoryBatch
 from segue.generative.settings import GenerativeSettings
+from segue.protocols import BoundItems, HistoryBatch
 
 _GAP_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
 _FULL_SOFTMAX_ITEMS = 20_000  # above it the dense head's loss samples its negatives
@@ -56,7 +56,7 @@ class _Bound:
 
 
 class HouseModel(nn.Module):
-    """Implements :class:`segue.generative.protocol.GenerativeRecommender`. d is ``settings.dimensions``."""
+    """Implements :class:`segue.protocols.GenerativeRecommender`. d is ``settings.dimensions``."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class HouseModel(nn.Module):
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.missing = nn.Parameter(torch.zeros(content_dimensions))
         self.read_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
-        self.read_content = _Projection(content_dimensions, width)
+        self.read_content = _Projection(content_dimensions, width, settings.dropout)
         self.gaps = nn.Embedding(_GAP_BUCKETS, width)
         nn.init.normal_(self.gaps.weight, std=0.02)
         self.blocks = nn.ModuleList(
@@ -89,12 +89,12 @@ class HouseModel(nn.Module):
         self.prefix_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
         self.node_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
         self.node_projections = nn.ModuleList(
-            _Projection(content_dimensions, width) for _ in self.level_sizes
+            _Projection(content_dimensions, width, settings.dropout) for _ in self.level_sizes
         )
         # Dense head.
         self.user_projection = nn.Linear(width, width)
         self.item_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
-        self.item_content = _Projection(content_dimensions, width)
+        self.item_content = _Projection(content_dimensions, width, settings.dropout)
         self._bound: _Bound | None = None
         self._cache: dict[str, Tensor] = {}
 
@@ -334,20 +334,18 @@ class HouseModel(nn.Module):
 
 
 class _Projection(nn.Module):
-    """Content to width: a linear map plus a two-layer correction.
+    """Content to width: a linear map plus a two-layer correction."""
 
-    Without dropout: it runs over every item and node at every step, where CPU dropout costs as much as its
-    products. """
-
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, width)
         self.inner = nn.Linear(inputs, 2 * width)
         self.outer = nn.Linear(2 * width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.outer.weight)
 
     def forward(self, content: Tensor) -> Tensor:
-        result: Tensor = self.linear(content) + self.outer(F.gelu(self.inner(content)))
+        result: Tensor = self.linear(content) + self.outer(self.dropout(F.gelu(self.inner(content))))
         return result
 
 

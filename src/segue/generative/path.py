@@ -18,9 +18,9 @@ from torch import Tensor
 from segue.decoding.beam import beam_search
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
-from segue.generative.protocol import BoundItems, GenerativeRecommender, HistoryBatch
 from segue.generative.store import Folder, load_fusion, load_model
 from segue.paths import ListRules, RankedList, Request
+from segue.protocols import BoundItems, GenerativeRecommender, HistoryBatch
 from segue.ranking.rules import allowed_mask
 from segue.ranking.select import select
 from segue.schema import PathName

@@ -7,8 +7,8 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 from segue.errors import ConfigurationError
-from segue.generative.protocol import TrainableRecommender
 from segue.generative.settings import GenerativeSettings
+from segue.protocols import TrainableRecommender
 
 GROUP = "segue.generative"
 

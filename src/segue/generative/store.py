@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from segue.artifacts import read_json, write_json
 from segue.errors import ArtifactError, BindingError
-from segue.generative.protocol import BoundItems, TrainableRecommender
 from segue.generative.registry import model_factory
 from segue.generative.settings import GenerativeSettings
+from segue.protocols import BoundItems, TrainableRecommender
 
 Folder = str | os.PathLike[str]
 

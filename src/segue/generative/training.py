@@ -16,9 +16,9 @@ from segue.data.sequences import Sequences
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
 from segue.generative.path import GenerativePath, fused
-from segue.generative.protocol import BoundItems, HistoryBatch, TrainableRecommender
 from segue.generative.settings import GenerativeSettings, TuningSettings
 from segue.generative.store import new_model
+from segue.protocols import BoundItems, HistoryBatch, TrainableRecommender
 from segue.training.batches import sequence_batches, target_batches
 from segue.training.loop import FitResult, FitSettings, fit, saved_history
 from segue.training.study import StudyResult, Tracking, TrialHandle, run_study

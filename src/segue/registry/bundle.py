@@ -85,13 +85,14 @@ class BundleManifest(BaseModel):
 
 
 def generative_configuration(model: Path) -> dict[str, Any]:
-    """What of a model folder belongs to its recipe: the model's name, its settings, and the fusion weight.
+    """What of a model folder belongs to its recipe: the model's name and its settings.
 
-    Neither weights nor dimensions that follow from the items. Raises ArtifactError where a file is missing or
+    Neither weights nor what is estimated with them (the fusion weight), nor dimensions that follow from the
+    items: a retrain keeps the recipe. Raises ArtifactError where a file is missing or
     wrong.
     """
-    config, fusion = _mapping(model / "config.json"), _mapping(model / "fusion.json")
-    return {"model": config.get("model"), "settings": config.get("settings"), "fusion": fusion}
+    config = _mapping(model / "config.json")
+    return {"model": config.get("model"), "settings": config.get("settings")}
 
 
 def stated_recipe(

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segue.artifacts import read_json, verify, write_json
+from segue.bases import KEEPABLE, read_base, store_copy, write_base
 from segue.errors import StateError
-from segue.steps.base import KEEPABLE, read_base, store_copy, write_base
 from segue.steps.registry import STEPS, in_order, upstream
 from segue.workspace import Workspace
 
@@ -68,9 +68,13 @@ def day_two(workspace: Workspace, dataset: str, run_steps: RunSteps, say: Callab
     say(f"drift: {verdict} ({reasons})")
     if verdict == "retrain":
         base = read_base(workspace, dataset)
-        write_base(workspace, dataset, {name: None if name in WEIGHTS else value for name, value in base.items()})
+        write_base(
+            workspace, dataset, {name: None if name in WEIGHTS else value for name, value in base.items()}
+        )
     elif verdict == "new_codebook":
-        say("a new codebook is another recipe: it is adopted by hand (`segue keep --nothing`), so this run keeps the old")
+        say(
+            "a new codebook is another recipe: it is adopted by hand (`segue keep --nothing`), so this run keeps the old"
+        )
     run_steps([step.name for step in STEPS])
     return verdict
 

@@ -54,6 +54,7 @@ def run(context: StepContext) -> None:
     assert current is not None, "bootstrap comes before deployment"
     for line in report.lines:
         context.progress(line)
+    context.receipt = {"revision": current.revision, "stage": str(current.stage)}
     context.message = report.message
     if answered and not report.changed and put_back:
         # Nothing that serves changed, and yet something was done: it is not to be passed over in silence.

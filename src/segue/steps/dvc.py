@@ -101,8 +101,8 @@ def _adopted(workspace: Workspace, dataset: str) -> dict[str, Any]:
 
 
 def _present_state(workspace: Workspace, dataset: str, name: str) -> str:
-    """What DVC hashes of a step, in one hash: its manifest (outputs, inputs, parameters, code) and the base."""
-    files = [workspace.step(dataset, name) / MANIFEST]
+    """What DVC hashes of a step, in one hash: its manifest (outputs, parameters, code), its inputs' and the base."""
+    files = [workspace.step(dataset, one) / MANIFEST for one in (name, *get(name).inputs)]
     if get(name).keeps:
         files.append(workspace.base_file(dataset))
     return sha256_of([sha256_of_file(path) for path in files])
@@ -115,7 +115,11 @@ def _source(module: str) -> str:
 
 
 def _dvc(workspace: Workspace, arguments: Sequence[str], *, capture: bool) -> None:
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     finished = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=workspace.root,

@@ -62,7 +62,9 @@ def adopt_everywhere(workspace: Workspace, dataset: str) -> dict[str, list[str]]
 
 def _orchestration(workspace: Workspace, arguments: Sequence[str]) -> None:
     if not (workspace.root / "orchestration").is_dir():
-        raise ConfigurationError(f"{workspace.root} holds no orchestration/: run inside a checkout of the repository")
+        raise ConfigurationError(
+            f"{workspace.root} holds no orchestration/: run inside a checkout of the repository"
+        )
     finished = subprocess.run(
         [sys.executable, "-m", "orchestration", *arguments],
         cwd=workspace.root,
@@ -70,7 +72,9 @@ def _orchestration(workspace: Workspace, arguments: Sequence[str]) -> None:
         check=False,
     )
     if finished.returncode:
-        raise SegueError("the Dagster run did not succeed: the step's own message stands above, and in `make ui`")
+        raise SegueError(
+            "the Dagster run did not succeed: the step's own message stands above, and in `make ui`"
+        )
 
 
 def _sets(overrides: Sequence[str]) -> list[str]:
@@ -79,4 +83,6 @@ def _sets(overrides: Sequence[str]) -> list[str]:
 
 def _refuse_overrides(overrides: Sequence[str]) -> None:
     if overrides:
-        raise ConfigurationError("under DVC parameters come from files: use `dvc exp run -S section.key=value`")
+        raise ConfigurationError(
+            "under DVC parameters come from files: use `dvc exp run -S section.key=value`"
+        )

@@ -12,10 +12,10 @@ import torch
 from segue.artifacts import MANIFEST, read_json, write_json
 from segue.data.sequences import Sequences
 from segue.errors import ArtifactError
-from segue.generative.protocol import BoundItems, TrainableRecommender
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import load_weights, new_model, save_model
 from segue.generative.training import choose_fusion, train
+from segue.protocols import BoundItems, TrainableRecommender
 from segue.schema import UserGroup
 from segue.steps.runner import StepContext
 from segue.steps.tuning import SETTINGS, trained_on
@@ -29,7 +29,7 @@ def run(context: StepContext) -> None:
     what is kept.
 
     Where the tuning's best trial was a full training on the same inputs, its weights are this model's:
-    training again would give the same ones. """
+    training again would give the same ones."""
     if (kept := context.kept("generative_model")) is not None:
         shutil.copytree(kept, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         context.progress("the model is kept; nothing is trained")

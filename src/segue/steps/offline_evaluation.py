@@ -15,11 +15,11 @@ from segue.data.sequences import Sequences
 from segue.evaluation.assessment import Catalogue, assess, rounded, to_evidence, user_metrics
 from segue.evaluation.protocol import audience, build_cases, evaluate_path, head_agreement, slices
 from segue.evaluation.results import choose_examples, write_results
-from segue.generative.protocol import BoundItems
 from segue.items import Items, ItemVectors
 from segue.params import Params
 from segue.paths import ListRules
 from segue.paths import Path as RecommendationPath
+from segue.protocols import BoundItems
 from segue.registry.bundle import stated_recipe
 from segue.schema import Part, UserGroup
 from segue.steps.runner import StepContext, code_version, read_record

@@ -154,7 +154,7 @@ STEPS: tuple[Step, ...] = (
         description="Revision 1: the incumbent serves everybody before any generative model exists.",
         inputs=("incumbent_bundle", "validation"),
         params=("migration",),
-        code=("migration", "registry"),
+        code=("migration", "registry", "pyfunc_model"),
         kind="effect",
         always=True,
     ),
@@ -182,8 +182,19 @@ STEPS: tuple[Step, ...] = (
         description="What each path would serve, ranked over the full catalogue, with intervals, slices and differences.",
         inputs=("splits", "sequences", "item_map", "incumbent", "generative_model"),
         params=("evaluation", "decoding", "rules"),
-        code=("evaluation", "cascade", "generative", "decoding", "ranking", "tokenizers.item_map", "data.sequences", "items",
-              "migration.evidence", "migration.recipe", "registry.bundle"),
+        code=(
+            "evaluation",
+            "cascade",
+            "generative",
+            "decoding",
+            "ranking",
+            "tokenizers.item_map",
+            "data.sequences",
+            "items",
+            "migration.evidence",
+            "migration.recipe",
+            "registry.bundle",
+        ),
     ),
     Step(
         name="refit",
@@ -280,7 +291,7 @@ STEPS: tuple[Step, ...] = (
             "full_decision",
         ),
         params=("migration",),
-        code=("migration", "registry"),
+        code=("migration", "registry", "pyfunc_model"),
         kind="effect",
         always=True,
     ),
@@ -288,15 +299,28 @@ STEPS: tuple[Step, ...] = (
         name="summary",
         group="evaluation",
         description="The pages and reports/<dataset>/summary.json.",
-        inputs=("readiness", "offline_evaluation", "serving_check", "drift", "refresh_decision", "pilot_decision",
-                "hybrid_decision", "full_decision", "bundle", "bento", "item_map", "deployment"),
+        inputs=(
+            "readiness",
+            "offline_evaluation",
+            "serving_check",
+            "drift",
+            "refresh_decision",
+            "pilot_decision",
+            "hybrid_decision",
+            "full_decision",
+            "bundle",
+            "bento",
+            "item_map",
+            "deployment",
+        ),
         code=("reporting",),
         kind="effect",
         always=True,
     ),
-)  # fmt: skip
+)
 
 BY_NAME: dict[str, Step] = {step.name: step for step in STEPS}
+
 
 def get(name: str) -> Step:
     """The step called ``name``. Raises KeyError naming the steps that exist."""

@@ -29,11 +29,11 @@ from segue.artifacts import (
     temporary_folder,
     write_json,
 )
+from segue.bases import kept_path, read_base
 from segue.canonical import sha256_of, sha256_of_file
 from segue.errors import ArtifactError
 from segue.lock import dataset_lock
 from segue.params import Params
-from segue.steps.base import kept_path, read_base
 from segue.steps.registry import Step, get
 from segue.workspace import Workspace
 
@@ -126,7 +126,8 @@ def _key(workspace: Workspace, dataset: str, step: Step, params: Params) -> _Key
     inputs: dict[str, str] = {}
     for name in step.inputs:
         manifest = read_manifest(
-            workspace.step(dataset, name), remedy=f"run `segue step {name} --dataset {dataset}` (or `segue run`) first"
+            workspace.step(dataset, name),
+            remedy=f"run `segue step {name} --dataset {dataset}` (or `segue run`) first",
         )
         inputs[name] = manifest.content_sha256
     if step.keeps:
@@ -255,7 +256,9 @@ def _record(context: StepContext, engine: str, began: datetime, seconds: float) 
 
 @cache
 def _commit(root: Path) -> str | None:
-    found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     return found.stdout.strip() or None
 
 

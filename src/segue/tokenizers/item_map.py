@@ -30,7 +30,7 @@ from segue.tokenizers.placement import given_out, place
 from segue.tokenizers.registry import Codes
 
 if TYPE_CHECKING:
-    from segue.generative.protocol import BoundItems
+    from segue.protocols import BoundItems
 
 TABLE = "item_map.parquet"
 DESCRIPTION = "item_map.json"
@@ -321,7 +321,7 @@ def bound_items(folder: Path) -> BoundItems:
     """
     import torch
 
-    from segue.generative.protocol import BoundItems
+    from segue.protocols import BoundItems
 
     loaded = ItemMap.load(folder)
     active = int((~loaded.retired).sum())

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from segue.data.sequences import Sequences
-from segue.generative.protocol import HistoryBatch
+from segue.protocols import HistoryBatch
 
 _WIDTH_MULTIPLE = 16
 

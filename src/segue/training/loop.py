@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from segue.artifacts import read_json, write_json
 from segue.canonical import sha256_of
 from segue.errors import ArtifactError, ConfigurationError
-from segue.generative.protocol import HistoryBatch
+from segue.protocols import HistoryBatch
 
 Metrics = dict[str, float]
 

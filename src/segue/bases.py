@@ -33,7 +33,9 @@ def read_base(workspace: Workspace, dataset: str) -> dict[str, str | None]:
     """What is kept. Raises ConfigurationError where the file is missing or names something that cannot be kept."""
     path = workspace.base_file(dataset)
     if not path.is_file():
-        raise ConfigurationError(f"{path} is missing: `segue keep --nothing --dataset {dataset}` writes an empty one")
+        raise ConfigurationError(
+            f"{path} is missing: `segue keep --nothing --dataset {dataset}` writes an empty one"
+        )
     value = read_json(path)
     if not isinstance(value, dict) or set(value) != set(KEEPABLE):
         raise ConfigurationError(f"{path} must hold exactly the keys {', '.join(KEEPABLE)}")
@@ -79,7 +81,9 @@ def kept_path(workspace: Workspace, dataset: str, step: str, content_sha256: str
     path = workspace.kept(dataset) / step / content_sha256
     remedy = f"restore state/, or let it go with `segue keep` for {dataset}"
     if not path.is_dir():
-        raise ArtifactError(f"bases/{dataset}.json keeps {step} {content_sha256[:12]}, which {path} lacks: {remedy}")
+        raise ArtifactError(
+            f"bases/{dataset}.json keeps {step} {content_sha256[:12]}, which {path} lacks: {remedy}"
+        )
     if read_manifest(path, remedy=remedy).content_sha256 != content_sha256:
         raise ArtifactError(f"{path} is not the artifact it is named after: {remedy}")
     return path

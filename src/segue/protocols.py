@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segue.decoding.trie import Trie
 from segue.paths import Request
+
+if TYPE_CHECKING:
+    from segue.decoding.trie import Trie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

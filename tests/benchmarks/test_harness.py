@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import harness
+from benchmarks.render import render
+from segue.artifacts import read_json
+
+
+def test_contenders_take_turns_after_one_warm_up_each() -> None:
+    calls: list[str] = []
+    seconds = harness.median_seconds({name: partial(calls.append, name) for name in ("a", "b")}, 3)
+    assert calls == ["a", "b"] * 4
+    assert set(seconds) == {"a", "b"}
+
+
+def test_the_median_lies_among_the_repeats_and_the_warm_up_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 3.0, 10.0, 11.0, 20.0, 27.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert harness.median_seconds({"a": lambda: None}, 3) == {"a": {"median": 3.0, "low": 1.0, "high": 7.0}}
+
+
+def test_what_is_written_says_where_it_comes_from_and_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmarks/speed.py"])
+    rows: list[dict[str, Any]] = [
+        {"engine": "ours", "seconds": 0.123456, "batch": 16},
+        {"engine": "theirs", "seconds": None},
+    ]
+    path = harness.write("speed", "How fast.", ("engine", "seconds"), rows, notes=["Only a test."])
+    assert path == tmp_path / "speed.json"
+    written = read_json(path)
+    assert isinstance(written, dict)
+    assert written["command"] == "python -m benchmarks.speed"
+    assert written["rows"] == rows
+    assert written["machine"]["processor"]
+    assert written["machine"]["threads"] >= 1
+
+    page = render(tmp_path)
+    assert page.startswith("# Measured")
+    for line in ("## speed", "| engine | seconds |", "| ours | 0.1235 |", "| theirs | not measured |"):
+        assert line in page.splitlines()
+    assert page.rstrip().endswith("- Only a test.")
+
+
+def test_sections_stand_in_the_order_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    for name in ("b", "a"):
+        harness.write(name, "", ("x",), [{"x": 1}])
+    page = render(tmp_path)
+    assert page.index("## a") < page.index("## b")
+
+
+def test_an_empty_folder_renders_the_header_alone(tmp_path: Path) -> None:
+    assert "##" not in render(tmp_path)
