@@ -19,9 +19,6 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
-# Two torch processes on one machine otherwise spin against each other, several times slower.
-export OMP_WAIT_POLICY = PASSIVE
-export GOMP_SPINCOUNT = 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
 
