@@ -75,9 +75,10 @@ serve: setup ## bentoml serve, following the deployment
 day-two: setup ## take in what arrived
 	$(BIN)/segue day-two --dataset $(DATASET)
 
-bench: setup ## every benchmark, and RESULTS.md from what they wrote
+bench: demo ## every benchmark, and RESULTS.md from what they wrote
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.render
 
 clean: ## what the graph wrote; state/ stays

@@ -15,6 +15,9 @@ stood side by side in one run on one machine; seconds differ from machine to mac
 """
 
 
+BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+
+
 def cell(value: Any) -> str:
     if value is None:
         return "not measured"
@@ -23,11 +26,10 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def section(result: dict[str, Any]) -> str:
+def section(result: dict[str, Any], *, heading: bool = True) -> str:
     machine = result["machine"]
     lines = [
-        f"## {result['name']}",
-        "",
+        *([f"## {result['name']}", ""] if heading else []),
         result["description"],
         "",
         f"`{result['command']}` · {result['date']} · {machine['processor']}, {machine['cores']} cores"
@@ -51,6 +53,16 @@ def render(folder: Path = RESULTS) -> str:
     return "\n".join([HEADER, *(section(result) for result in results if isinstance(result, dict))])
 
 
+def readme(text: str, folder: Path = RESULTS) -> str:
+    """``text`` with the demo's table between the two marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    result: Any = read_json(folder / "demo.json")
+    return f"{before}{BEGIN}\n{section(result, heading=False)}{END}{after}"
+
+
 if __name__ == "__main__":
     write_text(ROOT / "RESULTS.md", render())
-    print(f"wrote {ROOT / 'RESULTS.md'}")
+    readme_file = ROOT.parent / "README.md"
+    write_text(readme_file, readme(readme_file.read_text(encoding="utf-8")))
+    print(f"wrote {ROOT / 'RESULTS.md'} and the README's table")

@@ -10,7 +10,7 @@ import dagster as dg
 from segue.artifacts import write_text
 from segue.workspace import Workspace
 
-SETTINGS = "telemetry:\n  enabled: false\n"
+SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 HOST_PID = "segue/pid"
 
 
