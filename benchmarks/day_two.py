@@ -82,6 +82,12 @@ def main() -> None:
             "seconds",
         ],
         rows,
+        notes=[
+            f"settings of the profile ml-100k{', but ' + '; '.join(arguments.overrides) if arguments.overrides else ''}",
+            "one seed; the inserted items' events were never trained on; the serving model's weights stayed the same",
+            f"after round {ROUNDS} a rollback; a DVC run and a Dagster run then left it so",
+        ],
+        arguments=sys.argv[1:],
         ledger=segue(Workspace(root), "ledger").splitlines(),
     )
     print(f"wrote {path}; workspace {root}")

@@ -44,7 +44,8 @@ def main() -> None:
     ]
     path = harness.write(
         "demo",
-        "ML-100K, what each path would serve to the regular users (test read once).",
+        "ML-100K, what each path would serve to the regular users. The run reads the test part once; while defaults were being "
+        "chosen, on validation, early explorations printed test figures of the same data.",
         ["contender", "ndcg@10", "recall@10"],
         rows(summary),
         notes=notes,
