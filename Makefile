@@ -81,5 +81,6 @@ bench: demo ## every benchmark, and RESULTS.md from what they wrote
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.render
 
-clean: ## what the graph wrote; state/ stays
-	rm -rf data reports
+clean: ## what the graph can write again; raw and appended data, and state/, stay
+	rm -rf reports
+	find data -mindepth 2 -maxdepth 2 ! -name raw ! -name landing -exec rm -rf {} +

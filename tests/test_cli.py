@@ -26,7 +26,11 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["step", "splits"], "segue step validation"),
         (["step", "splits", "--set", "splits.sed=1"], "splits.sed"),
         (["keep"], "nothing is deployed"),
-        (["day-two"], "orchestration"),
+        (["day-two"], "nothing is deployed"),
+        (["status", "--dataset", "nobody"], "there is no profile"),
+        (["keep", "--nothing", "--dataset", "nobody"], "there is no profile"),
+        (["summary"], "segue run"),
+        (["recommend", "--users", "u.csv", "--out", "o.parquet"], "nothing is deployed"),
         (["tokens", "drift"], "segue run"),
     ],
 )

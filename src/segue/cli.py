@@ -47,6 +47,15 @@ def main() -> None:
         sys.exit(1)
 
 
+def _known(dataset: str) -> Workspace:
+    """The workspace, after it was seen that it has a profile of that name."""
+    from segue.params import load_params
+
+    workspace = Workspace.find()
+    load_params(workspace, dataset)
+    return workspace
+
+
 def _print(value: object) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, default=str))
 
@@ -178,7 +187,7 @@ def keep(
     from segue.bases import KEEPABLE, write_base
     from segue.steps.day_two import keep_served
 
-    workspace = Workspace.find()
+    workspace = _known(dataset)
     if nothing:
         write_base(workspace, dataset, dict.fromkeys(KEEPABLE))
         print("keeping nothing")
@@ -205,7 +214,7 @@ def tokens_drift(dataset: Dataset = DEFAULT) -> None:
     """The last drift report."""
     from segue.artifacts import read_json, read_manifest
 
-    folder = Workspace.find().step(dataset, "drift")
+    folder = _known(dataset).step(dataset, "drift")
     read_manifest(folder, remedy=f"run `segue run --dataset {dataset}`")
     _print(read_json(folder / "drift.json"))
 
@@ -239,7 +248,7 @@ def status(dataset: Dataset = DEFAULT) -> None:
     """What serves, and the ledger's last entries."""
     from segue.steps.operations import status as deployment_status
 
-    _print(deployment_status(Workspace.find(), dataset))
+    _print(deployment_status(_known(dataset), dataset))
 
 
 @app.command()
@@ -247,7 +256,7 @@ def ledger(dataset: Dataset = DEFAULT) -> None:
     """Every entry of the ledger, after its hash chain was verified."""
     from segue.steps.operations import history
 
-    for line in history(Workspace.find(), dataset):
+    for line in history(_known(dataset), dataset):
         print(line)
 
 
@@ -273,8 +282,11 @@ def recommend(
 ) -> None:
     """The same lists as the server gives, for many users at once."""
     from segue.serving.batch import recommend_file
+    from segue.steps.day_two import served_bundle
 
-    print(recommend_file(Workspace.find(), dataset, users, out, k=k, path=path))
+    workspace = _known(dataset)
+    served_bundle(workspace, dataset)
+    print(recommend_file(workspace, dataset, users, out, k=k, path=path))
 
 
 @app.command()
@@ -283,7 +295,10 @@ def summary(dataset: Dataset = DEFAULT) -> None:
     from segue.artifacts import read_json
     from segue.reporting.console import verdict
 
-    found = read_json(Workspace.find().reports(dataset) / "summary.json")
+    path = _known(dataset).reports(dataset) / "summary.json"
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is missing: `segue run --dataset {dataset}` writes it")
+    found = read_json(path)
     assert isinstance(found, dict)
     print(verdict(found))
 

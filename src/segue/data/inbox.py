@@ -7,13 +7,16 @@ moves to ``inbox/<dataset>/taken/``; one that cannot be read stays where it is, 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
+from segue.canonical import sha256_of_file
 from segue.data.append import append
 from segue.params import Params
 from segue.workspace import Workspace
 
 SUFFIXES = (".parquet", ".csv")
+SETTLE_SECONDS = 10.0  # a file that was written to more recently may still be growing
 
 
 def inbox(workspace: Workspace, dataset: str) -> Path:
@@ -25,7 +28,12 @@ def inbox_files(workspace: Workspace, dataset: str) -> list[Path]:
     folder = inbox(workspace, dataset)
     if not folder.is_dir():
         return []
-    waiting = [path for path in folder.iterdir() if path.is_file() and path.suffix in SUFFIXES]
+    settled = time.time() - SETTLE_SECONDS
+    waiting = [
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix in SUFFIXES and path.stat().st_mtime < settled
+    ]
     items = sorted(path for path in waiting if path.name.startswith("items"))
     events = sorted(path for path in waiting if path.name.startswith("events"))
     return [*items, *events]
@@ -40,7 +48,7 @@ def take_inbox(workspace: Workspace, dataset: str, params: Params) -> list[str]:
     for path in inbox_files(workspace, dataset):
         items = path.name.startswith("items")
         append(workspace, dataset, params, events=None if items else path, items=path if items else None)
-        taken = path.parent / "taken" / path.name
+        taken = path.parent / "taken" / f"{sha256_of_file(path)[:12]}-{path.name}"
         taken.parent.mkdir(exist_ok=True)
         os.replace(path, taken)
         told.append(f"took in {path.name}")

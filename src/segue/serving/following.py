@@ -20,7 +20,7 @@ import fsspec
 from pydantic import ValidationError
 
 from segue.artifacts import write_text
-from segue.errors import ArtifactError, SegueError, StateError
+from segue.errors import ArtifactError, StateError
 from segue.migration.deployment import CURRENT_FILE, Arm, CurrentDeployment, Deployment
 from segue.registry.bundle import fetch_bundle
 from segue.schema import PathName
@@ -130,7 +130,7 @@ class Follower:
                 self.problem = None
                 return False
             self._adopt(text)
-        except (SegueError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except Exception as error:  # a thread that died would never hear of the next rollback
             message = f"{self.source} is not followed: {error}"
             if message != self.problem:
                 self.refused += 1

@@ -42,7 +42,7 @@ def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) ->
 
     Raises StateError where nothing is deployed yet.
     """
-    bundle_id = _served_bundle(workspace, dataset)
+    bundle_id = served_bundle(workspace, dataset)
     path = _served_file(workspace, dataset, bundle_id)
     if not path.is_file():
         raise StateError(
@@ -83,7 +83,8 @@ def _served_file(workspace: Workspace, dataset: str, bundle_id: str) -> Path:
     return workspace.kept(dataset) / "bundles" / f"{bundle_id}.json"
 
 
-def _served_bundle(workspace: Workspace, dataset: str) -> str:
+def served_bundle(workspace: Workspace, dataset: str) -> str:
+    """The bundle whose making is to be kept: the shadow's, else the last arm's. Raises StateError before a deployment."""
     path = workspace.state(dataset) / "deployment" / "current.json"
     if not path.is_file():
         raise StateError(f"nothing is deployed for {dataset} yet: `segue run --dataset {dataset}` first")

@@ -15,7 +15,7 @@ from segue.errors import ConfigurationError, SegueError
 from segue.lock import dataset_lock
 from segue.params import active_datasets, load_params
 from segue.steps import dvc
-from segue.steps.day_two import day_two
+from segue.steps.day_two import day_two, served_bundle
 from segue.steps.registry import STEPS
 from segue.steps.runner import is_up_to_date
 from segue.workspace import Workspace
@@ -36,10 +36,15 @@ def run_graph(workspace: Workspace, dataset: str, engine: EngineName, overrides:
 
 def run_day_two(workspace: Workspace, dataset: str, engine: EngineName, overrides: Sequence[str]) -> None:
     """The day-two loop under ``engine``."""
-    load_params(workspace, dataset, overrides)
+    params = load_params(workspace, dataset, overrides)
+    served_bundle(workspace, dataset)  # refused here in one line, not from within a run
     if engine == "dvc":
+        from segue.data.inbox import take_inbox  # heavy: it reads tables
+
         _refuse_overrides(overrides)
         with dataset_lock(workspace.state(dataset), purpose="day two under dvc"):
+            for told in take_inbox(workspace, dataset, params):
+                print(told, flush=True)
             day_two(
                 workspace,
                 dataset,

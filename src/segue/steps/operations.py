@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from segue.errors import StateError
-from segue.lock import dataset_lock
 from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
 from segue.migration.settings import MigrationSettings
@@ -73,7 +72,8 @@ def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, 
 
 def _by_hand(workspace: Workspace, dataset: str, event: Callable[[StateMachine], Change]) -> str:
     settings: MigrationSettings = load_params(workspace, dataset).migration
-    with dataset_lock(workspace.state(dataset)), _ledger(workspace, dataset) as ledger:
+    # Not under the dataset's lock: a rollback must not wait for a training. The ledger's compare-and-swap is enough.
+    with _ledger(workspace, dataset) as ledger:
         change = event(StateMachine(ledger, settings))
     # The aliases in MLflow follow at the next run of `deployment`: a lagging projection is no request.
     return change.message

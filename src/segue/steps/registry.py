@@ -128,7 +128,7 @@ STEPS: tuple[Step, ...] = (
         description="Popularity, item-to-item, two-tower recall and a tuned SASRec, fitted on the training part.",
         inputs=("splits", "sequences", "text_embeddings", "attribute_embeddings"),
         params=("cascade", "rules"),
-        code=("cascade", "training", "ranking"),
+        code=("cascade", "training", "ranking", "data.sequences", "items"),
         keeps=("incumbent",),
     ),
     Step(
@@ -137,7 +137,7 @@ STEPS: tuple[Step, ...] = (
         description="The same incumbent with the chosen settings, on all events of the regular users.",
         inputs=("splits", "sequences", "text_embeddings", "attribute_embeddings", "incumbent"),
         params=("cascade", "rules"),
-        code=("cascade", "training", "ranking"),
+        code=("cascade", "training", "ranking", "data.sequences", "items"),
         keeps=("incumbent_refit",),
     ),
     Step(
@@ -146,7 +146,7 @@ STEPS: tuple[Step, ...] = (
         description="The first bundle: the incumbent alone.",
         inputs=("splits", "incumbent_refit"),
         params=("rules", "serving"),
-        code=("registry.bundle",),
+        code=("registry.bundle", "migration.recipe", "items"),
     ),
     Step(
         name="bootstrap",
@@ -164,7 +164,7 @@ STEPS: tuple[Step, ...] = (
         description="An Optuna study with pruning chooses the generative model's settings on validation.",
         inputs=("splits", "sequences", "item_map"),
         params=("generative", "tuning", "decoding"),
-        code=("generative", "training", "decoding"),
+        code=("generative", "training", "decoding", "data.sequences", "tokenizers.item_map"),
         keeps=("tuning",),
     ),
     Step(
@@ -173,7 +173,7 @@ STEPS: tuple[Step, ...] = (
         description="The generative model with the chosen settings, on the training part.",
         inputs=("splits", "sequences", "item_map", "tuning"),
         params=("generative", "decoding"),
-        code=("generative", "training", "decoding"),
+        code=("generative", "training", "decoding", "data.sequences", "tokenizers.item_map"),
         keeps=("generative_model",),
     ),
     Step(
@@ -202,7 +202,7 @@ STEPS: tuple[Step, ...] = (
         description="The generative model again, on all events of the regular users: this one is served.",
         inputs=("splits", "sequences", "item_map", "generative_model"),
         params=("generative", "decoding"),
-        code=("generative", "training", "decoding"),
+        code=("generative", "training", "decoding", "data.sequences", "tokenizers.item_map"),
         keeps=("refit",),
     ),
     Step(
@@ -211,7 +211,7 @@ STEPS: tuple[Step, ...] = (
         description="Everything that serving needs, in one immutable folder.",
         inputs=("splits", "sequences", "item_map", "incumbent_refit", "refit"),
         params=("rules", "serving", "decoding"),
-        code=("registry.bundle",),
+        code=("registry.bundle", "migration.recipe", "items"),
     ),
     Step(
         name="bento",
