@@ -10,7 +10,6 @@ that masks beam by beam.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -81,20 +80,7 @@ class PrefixTree:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="a toy size, written nowhere")
-    quick = parser.parse_args().quick
-    size = QUICK if quick else Size()
-    rows = measure(size)
-    if quick:
-        print(*rows, sep="\n")
-        return
-    path = harness.write(
-        "decoding", (__doc__ or "").split("\n\n")[1].replace("\n", " "), COLUMNS, rows, notes=notes(size)
-    )
-    print(f"wrote {path}")
+    harness.main("decoding", __doc__ or "", COLUMNS, measure, notes, size=Size(), quick=QUICK)
 
 
 @torch.inference_mode()

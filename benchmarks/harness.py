@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -11,11 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from segue.artifacts import write_json
+
+Size = TypeVar("Size")
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
@@ -85,3 +88,26 @@ def write(
         },
     )
     return path
+
+
+def main(
+    name: str,
+    doc: str,
+    columns: Sequence[str],
+    measure: Callable[[Size], list[dict[str, Any]]],
+    notes: Callable[[Size], list[str]],
+    *,
+    size: Size,
+    quick: Size,
+) -> None:
+    """A benchmark's command line: measure at ``size`` and write; with ``--quick``, at a toy size, written nowhere.
+
+    The description is the second paragraph of ``doc``, the module's docstring.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a toy size, written nowhere")
+    if parser.parse_args().quick:
+        print(*measure(quick), sep="\n")
+        return
+    path = write(name, doc.split("\n\n")[1].replace("\n", " "), columns, measure(size), notes=notes(size))
+    print(f"wrote {path}")

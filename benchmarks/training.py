@@ -9,7 +9,6 @@ items, 64x32x32 codes, 943 histories of about 100 events. Precision is a row: no
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -51,20 +50,7 @@ QUICK = Size(items=200, users=40, dimensions=(16,), steps=2, repeats=2, peak=256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="a toy size, written nowhere")
-    quick = parser.parse_args().quick
-    size = QUICK if quick else Size()
-    rows = measure(size)
-    if quick:
-        print(*rows, sep="\n")
-        return
-    path = harness.write(
-        "training", (__doc__ or "").split("\n\n")[1].replace("\n", " "), COLUMNS, rows, notes=notes(size)
-    )
-    print(f"wrote {path}")
+    harness.main("training", __doc__ or "", COLUMNS, measure, notes, size=Size(), quick=QUICK)
 
 
 def measure(size: Size) -> list[dict[str, Any]]:
