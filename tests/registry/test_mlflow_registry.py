@@ -56,6 +56,7 @@ class Place:
         """Write the evidence and make the decisions anew."""
         self.put("offline_evaluation", lambda folder: write_evidence(folder / "evidence.json", offline))
         checked = serving(self.manifest.bundle_id)
+        self.put("refit_check", lambda folder: write_evidence(folder / "evidence.json", []))
         self.put("serving_check", lambda folder: write_evidence(folder / "evidence.json", [checked]))
         for step in DECISIONS:
             self.run(step)

@@ -169,7 +169,7 @@ Run = tuple[dict[str, Path], Path, dict[str, dict[str, object]]]
 def write_synthetic_run(root: Path, *, margin: float = -0.02, users: int = 80) -> Run:
     """Every input of the summary under ``root``: (inputs by step, the deployments' folder, run records)."""
     steps = (
-        "readiness", "offline_evaluation", "serving_check", "drift", "bundle", "bento", "item_map",
+        "readiness", "offline_evaluation", "refit_check", "serving_check", "drift", "bundle", "bento", "item_map",
         "refresh_decision", "pilot_decision", "hybrid_decision", "full_decision",
     )  # fmt: skip
     inputs = {name: root / name for name in steps}
@@ -209,6 +209,7 @@ def write_synthetic_run(root: Path, *, margin: float = -0.02, users: int = 80) -
         for metric, value in (("invalid_rate", 0.0), ("latency_p95_ms", 31.25))
     ]  # fmt: skip
     write_evidence(inputs["serving_check"] / "evidence.json", serving)
+    write_evidence(inputs["refit_check"] / "evidence.json", [])
     pilot = Policy(
         requirements=(
             Requirement(

@@ -21,6 +21,7 @@ class EvaluationSettings(Settings):
         0.8, gt=0, lt=1
     )  # the least popular items that make up 80 % of the catalogue
     short_history: int = Field(20, ge=1)  # events or fewer
+    overlap_users: int = Field(256, ge=1)  # asked, to compare the refitted model's lists with the evaluated
     examples: int = Field(3, ge=0)  # users shown with their lists
     threads: int = Field(2, ge=1)  # of torch; recorded, because float sums depend on it
     seed: int = 17

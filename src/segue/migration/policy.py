@@ -209,7 +209,7 @@ def _number(value: float) -> str:
 _UNIT_METRICS: Final = (
     "ndcg", "recall", "mrr", "hit_rate", "precision", "coverage", "diversity", "list_overlap", "invalid_rate",
     "seen_rate", "error_rate", "fallback_rate", "ctr", "sample_ratio_deviation", "beam_share", "empty_rate",
-    "interleaving_preference",
+    "interleaving_preference", "refit_overlap",
 )  # fmt: skip
 
 

@@ -81,7 +81,11 @@ def gather(
         quality=_mapping(inputs["item_map"] / "quality.json"),
         item_map=_mapping(inputs["item_map"] / "item_map.json"),
         drift=_mapping(inputs["drift"] / "drift.json"),
-        serving=read_evidence(inputs["serving_check"] / EVIDENCE_FILE),
+        serving=[
+            item
+            for step in ("refit_check", "serving_check")
+            for item in read_evidence(inputs[step] / EVIDENCE_FILE)
+        ],
         protocol=protocol,
         test_reads=int(records.get("offline_evaluation", {}).get("test_reads_in_all", 0)),
     )

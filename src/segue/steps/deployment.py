@@ -14,6 +14,7 @@ from segue.migration.evidence import Evidence
 from segue.migration.gates import gather, read_facts
 from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
+from segue.steps.registry import EVIDENCE_STEPS
 from segue.steps.runner import StepContext
 
 DECISIONS = ("refresh_decision", "pilot_decision", "hybrid_decision", "full_decision")
@@ -30,7 +31,7 @@ def run(context: StepContext) -> None:
     folder = context.inputs["bundle"]
     bundles = context.workspace.bundles(context.dataset)
     facts = read_facts(folder)
-    evidence = gather([context.inputs["offline_evaluation"], context.inputs["serving_check"]])
+    evidence = gather([context.inputs[name] for name in EVIDENCE_STEPS])
     ledger = Ledger.open(context.workspace, context.dataset)
     try:
         ledger.verify()

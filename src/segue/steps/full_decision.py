@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segue.migration.decide import DECISION_FILE, Target, write_decision
 from segue.migration.gates import gate, gather, read_facts
+from segue.steps.registry import EVIDENCE_STEPS
 from segue.steps.runner import StepContext
 
 
@@ -11,7 +12,7 @@ def run(context: StepContext) -> None:
     """Writes ``decision.json``. A HOLD is a step that succeeded."""
     decision = gate(
         Target.FULL,
-        gather([context.inputs["offline_evaluation"], context.inputs["serving_check"]]),
+        gather([context.inputs[name] for name in EVIDENCE_STEPS]),
         read_facts(context.inputs["bundle"]),
         context.params.migration,
     )

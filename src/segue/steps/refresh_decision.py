@@ -6,6 +6,7 @@ from segue.artifacts import read_json
 from segue.errors import ArtifactError
 from segue.migration.decide import DECISION_FILE, write_decision
 from segue.migration.gates import gate, gather, read_facts, refresh_class
+from segue.steps.registry import EVIDENCE_STEPS
 from segue.steps.runner import StepContext
 
 
@@ -22,7 +23,7 @@ def run(context: StepContext) -> None:
     target, hold_because = refresh_class(context.base)
     decision = gate(
         target,
-        gather([context.inputs["offline_evaluation"], context.inputs["serving_check"]]),
+        gather([context.inputs[name] for name in EVIDENCE_STEPS]),
         read_facts(context.inputs["bundle"]),
         context.params.migration,
         notes=[f"drift says: {drift['verdict']}"],

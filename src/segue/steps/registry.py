@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["deterministic", "measured", "effect"]
+EVIDENCE_STEPS = ("offline_evaluation", "refit_check", "serving_check")  # what the decisions read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +215,34 @@ STEPS: tuple[Step, ...] = (
         code=("registry.bundle", "migration.recipe", "items"),
     ),
     Step(
+        name="refit_check",
+        group="evaluation",
+        description="Are the refitted models still those that were judged? Their lists side by side.",
+        inputs=(
+            "splits",
+            "sequences",
+            "item_map",
+            "incumbent",
+            "incumbent_refit",
+            "generative_model",
+            "refit",
+            "bundle",
+        ),
+        params=("evaluation", "decoding", "rules"),
+        code=(
+            "evaluation",
+            "cascade",
+            "generative",
+            "decoding",
+            "ranking",
+            "tokenizers.item_map",
+            "data.sequences",
+            "items",
+            "migration.evidence",
+            "registry.bundle",
+        ),
+    ),
+    Step(
         name="bento",
         group="serving",
         description="`bentoml build`, and the GPU image's Dockerfile.",
@@ -245,7 +274,7 @@ STEPS: tuple[Step, ...] = (
         name="refresh_decision",
         group="migration",
         description="May the new bundle take the place of the one that serves, at the same stage?",
-        inputs=("drift", "offline_evaluation", "bundle", "serving_check"),
+        inputs=("drift", "bundle", *EVIDENCE_STEPS),
         params=("migration",),
         code=("migration",),
         keeps=("codebook", "tuning", "generative_model", "bundle"),
@@ -254,7 +283,7 @@ STEPS: tuple[Step, ...] = (
         name="pilot_decision",
         group="migration",
         description="May the generative path begin to serve?",
-        inputs=("offline_evaluation", "bundle", "serving_check"),
+        inputs=("bundle", *EVIDENCE_STEPS),
         params=("migration",),
         code=("migration",),
     ),
@@ -262,7 +291,7 @@ STEPS: tuple[Step, ...] = (
         name="hybrid_decision",
         group="migration",
         description="May the generative path serve most users?",
-        inputs=("offline_evaluation", "bundle", "serving_check"),
+        inputs=("bundle", *EVIDENCE_STEPS),
         params=("migration",),
         code=("migration",),
     ),
@@ -270,7 +299,7 @@ STEPS: tuple[Step, ...] = (
         name="full_decision",
         group="migration",
         description="May the generative path serve everybody?",
-        inputs=("offline_evaluation", "bundle", "serving_check"),
+        inputs=("bundle", *EVIDENCE_STEPS),
         params=("migration",),
         code=("migration",),
     ),
@@ -283,8 +312,7 @@ STEPS: tuple[Step, ...] = (
             "bento",
             "bootstrap",
             "validation",
-            "offline_evaluation",
-            "serving_check",
+            *EVIDENCE_STEPS,
             "refresh_decision",
             "pilot_decision",
             "hybrid_decision",
@@ -301,8 +329,7 @@ STEPS: tuple[Step, ...] = (
         description="The pages and reports/<dataset>/summary.json.",
         inputs=(
             "readiness",
-            "offline_evaluation",
-            "serving_check",
+            *EVIDENCE_STEPS,
             "drift",
             "refresh_decision",
             "pilot_decision",
