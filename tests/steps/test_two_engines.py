@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -20,13 +21,34 @@ from segue.artifacts import read_manifest
 from segue.bases import KEEPABLE, write_base
 from segue.params import SECTIONS, load_params
 from segue.steps import dvc
-from segue.steps.registry import in_order, upstream
+from segue.steps.registry import get, in_order, upstream
 from segue.steps.runner import is_up_to_date
 from segue.workspace import Workspace
 
 DATASET = "tiny"
-TARGETS = ("sequences", "attribute_embeddings", "collaborative_embeddings")
-STEPS = [step.name for step in in_order(upstream(TARGETS))]
+DATA_TARGETS = ("sequences", "attribute_embeddings", "collaborative_embeddings")
+MODEL_TARGETS = ("refit_check", "offline_evaluation")
+
+
+def steps_of(targets: Sequence[str]) -> list[str]:
+    return [step.name for step in in_order(upstream(targets))]
+
+
+STEPS = steps_of(DATA_TARGETS)
+MODELS = [name for name in steps_of(MODEL_TARGETS) if get(name).kind == "deterministic"]
+SMALL = {
+    "validation": {"min_interactions": 100, "min_users": 10, "min_items": 10},
+    "tokenizer": {"level_sizes": [4, 4, 16], "dimensions": 8, "iterations": 3},
+    "cascade": {
+        "two_tower": {"dimensions": 8, "epochs": 1},
+        "sasrec": {"dimensions": 8, "layers": 1, "epochs": 1, "trials": 1, "max_length": 10},
+        "threads": 1,
+    },
+    "generative": {"dimensions": 8, "layers": 1, "epochs": 1, "max_length": 10, "threads": 1},
+    "tuning": {"trials": 1, "warmup_epochs": 1},
+    "decoding": {"beam_width": 8, "dense_candidates": 8},
+    "evaluation": {"list_length": 20, "bootstrap_samples": 100, "threads": 1},
+}
 
 
 @pytest.fixture
@@ -44,6 +66,7 @@ def workspace(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch)
     pl.DataFrame(
         {
             "item_id": [f"i{item}" for item in range(60)],
+            "title": [f"The {'red' if item % 2 else 'blue'} book, volume {item}" for item in range(60)],
             "categories": ["a|b" if item % 2 else "c" for item in range(60)],
         }
     ).write_csv(tmp_path / "items.csv")
@@ -52,7 +75,7 @@ def workspace(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch)
         "interactions": {"path": str(tmp_path / "events.csv")},
         "catalogue": {"path": str(tmp_path / "items.csv")},
     }
-    profile["validation"] = {"min_interactions": 100, "min_users": 10, "min_items": 10}
+    profile |= SMALL
     shutil.copy(repository / "params.yaml", tmp_path / "params.yaml")
     params = yaml.safe_load((tmp_path / "params.yaml").read_text())
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({**params, "datasets": [DATASET]}))
@@ -72,13 +95,13 @@ def workspace(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch)
     return workspace
 
 
-def hashes(workspace: Workspace) -> dict[str, str]:
-    return {name: read_manifest(workspace.step(DATASET, name)).content_sha256 for name in STEPS}
+def hashes(workspace: Workspace, steps: Sequence[str] = STEPS) -> dict[str, str]:
+    return {name: read_manifest(workspace.step(DATASET, name)).content_sha256 for name in steps}
 
 
-def dvc_repro(workspace: Workspace) -> str:
+def dvc_repro(workspace: Workspace, targets: Sequence[str] = DATA_TARGETS) -> str:
     finished = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", *(f"{name}@{DATASET}" for name in TARGETS)],
+        [sys.executable, "-m", "dvc", "repro", *(f"{name}@{DATASET}" for name in targets)],
         capture_output=True,
         text=True,
         check=True,
@@ -95,9 +118,9 @@ def ran(output: str) -> set[str]:
     }
 
 
-def dagster_run(workspace: Workspace, *overrides: str) -> dict[str, str]:
-    chosen = [asset for asset in assets_for(DATASET) if asset.key.path[-1] in STEPS]
-    graph = Graph(root=str(workspace.root), overrides=list(overrides))
+def dagster_run(workspace: Workspace, steps: Sequence[str] = STEPS) -> dict[str, str]:
+    chosen = [asset for asset in assets_for(DATASET) if asset.key.path[-1] in steps]
+    graph = Graph(root=str(workspace.root), overrides=[])
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(chosen, instance=instance, resources={"graph": graph})
         return {
@@ -132,6 +155,27 @@ def test_equal_hashes_and_nothing_twice(workspace: Workspace) -> None:
     params = load_params(workspace, DATASET)
     assert all(is_up_to_date(workspace, DATASET, step, params) for step in in_order(STEPS))
     assert "ran" not in dagster_run(workspace).values()
+
+
+def test_trained_models_and_their_figures_are_equal_too(workspace: Workspace) -> None:
+    dvc_repro(workspace, MODEL_TARGETS)
+    made_by_dvc = hashes(workspace, MODELS)
+    shutil.rmtree(workspace.data(DATASET))
+    shutil.rmtree(workspace.state(DATASET))  # no study, no checkpoint, no cache of vectors to start from
+    assert set(dagster_run(workspace, MODELS).values()) == {"ran"}
+    assert hashes(workspace, MODELS) == made_by_dvc
+
+    # What judges may change without anything being trained again.
+    profile = yaml.safe_load(workspace.profile_file(DATASET).read_text())
+    profile["evaluation"]["bootstrap_samples"] = 101
+    workspace.profile_file(DATASET).write_text(yaml.safe_dump(profile))
+    statuses = dagster_run(workspace, MODELS)
+    assert {name for name, status in statuses.items() if status == "ran"} == {
+        "offline_evaluation",
+        "refit_check",
+    }
+    dvc.adopt(workspace, DATASET, MODELS)
+    assert ran(dvc_repro(workspace, MODEL_TARGETS)) <= {"ingest"}
 
 
 def test_a_damaged_artifact_is_never_blessed(workspace: Workspace) -> None:
