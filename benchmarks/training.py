@@ -128,7 +128,7 @@ def first_batches(settings: GenerativeSettings, sequences: Sequences, steps: int
     """The first ``steps`` batches of the first epoch, of which there must be so many."""
     batches = sequence_batches(
         sequences,
-        batch_size=settings.batch_size,
+        batch_events=settings.batch_events,
         max_length=settings.max_length,
         seed=settings.seed,
         epoch=0,
@@ -204,7 +204,7 @@ def notes(size: Size) -> list[str]:
     return [
         f"Median, lowest and highest of {size.repeats} repeats, interleaved, after a warm-up. A repeat "
         f"is {size.steps} steps of `segue.training.loop.fit` on the same batches of "
-        f"{settings.batch_size} windows of at most {settings.max_length} events: making the batches, "
+        f"at most {settings.batch_events} padded events, windows of at most {settings.max_length}: making the batches, "
         "forward, backward, clipping and AdamW.",
         "A token is one event (all its codes). Padding is computed, but counts neither as tokens nor "
         "as FLOPs.",

@@ -84,7 +84,7 @@ class _Context(StepContext):
 
 
 def _overrides() -> dict[str, object]:
-    names = ("dimensions", "layers", "heads", "max_length", "batch_size", "epochs", "threads", "precision")
+    names = ("dimensions", "layers", "heads", "max_length", "batch_events", "epochs", "threads", "precision")
     return {name: getattr(tiny.SETTINGS, name) for name in names}
 
 

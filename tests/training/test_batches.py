@@ -26,7 +26,7 @@ def sequences(lengths: list[int]) -> Sequences:
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=12),
     st.integers(1, 9),
-    st.integers(1, 5),
+    st.integers(1, 60),
     st.integers(0, 9),
 )
 @settings(max_examples=25, deadline=None)
@@ -34,8 +34,8 @@ def test_every_event_is_in_exactly_one_window(lengths: list[int], window: int, s
     data = sequences(lengths)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     seen: Counter[int] = Counter()
-    for batch in sequence_batches(data, batch_size=size, max_length=window, seed=1, epoch=epoch):
-        assert 1 <= len(batch.lengths) <= size
+    for batch in sequence_batches(data, batch_events=size, max_length=window, seed=1, epoch=epoch):
+        assert len(batch.lengths) == 1 or batch.items.numel() <= size
         assert batch.items.shape[1] <= max(window, 1)
         for row, length in enumerate(batch.lengths.tolist()):
             ids = batch.items[row, :length].tolist()
@@ -51,12 +51,19 @@ def test_batches_depend_on_seed_and_epoch_alone() -> None:
     data = sequences([7, 3, 12, 1, 9, 30])
 
     def all_items(seed: int, epoch: int) -> list[list[list[int]]]:
-        made = sequence_batches(data, batch_size=2, max_length=10, seed=seed, epoch=epoch)
+        made = sequence_batches(data, batch_events=20, max_length=10, seed=seed, epoch=epoch)
         return [batch.items.tolist() for batch in made]
 
     assert all_items(1, 0) == all_items(1, 0)
     assert all_items(1, 0) != all_items(1, 1)
     assert all_items(1, 0) != all_items(2, 0)
+
+
+def test_a_batch_of_short_histories_holds_more_of_them() -> None:
+    data = sequences([3] * 200 + [100] * 20)
+    batches = list(sequence_batches(data, batch_events=400, max_length=100, seed=1, epoch=0))
+    sizes = Counter((batch.items.shape[1], len(batch.lengths)) for batch in batches)
+    assert sizes == {(4, 100): 2, (100, 4): 5}
 
 
 def test_targets_come_with_the_history_before_them() -> None:

@@ -22,7 +22,7 @@ class TwoTowerSettings(Settings):
     id_dropout: float = Field(0.2, ge=0, lt=1)  # how often an item must do with its content alone in training
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(16, ge=1)  # histories
+    batch_events: int = Field(1024, ge=1)  # padded positions of a training step
     epochs: int = Field(20, ge=1)
     patience: int = Field(3, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -42,7 +42,7 @@ class SasrecSettings(Settings):
     temperature: float = Field(0.1, gt=0)  # 1: dot products; below 1: cosine scores over the temperature
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(16, ge=1)  # histories
+    batch_events: int = Field(1024, ge=1)  # padded positions of a training step
     epochs: int = Field(24, ge=1)
     patience: int = Field(6, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"

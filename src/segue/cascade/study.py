@@ -299,7 +299,7 @@ def _train(
         model,
         batches=lambda epoch: sequence_batches(
             sequences,
-            batch_size=settings.batch_size,
+            batch_events=settings.batch_events,
             max_length=settings.max_length,
             seed=settings.seed,
             epoch=epoch,

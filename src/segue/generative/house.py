@@ -31,7 +31,8 @@ from segue.protocols import BoundItems, HistoryBatch
 
 _GAP_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
 _FULL_SOFTMAX_ITEMS = 20_000  # above it the dense head's loss samples its negatives
-_ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children
+_ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children in training
+_NODES_A_CHILD = 64  # without gradients it does up to so many nodes for each child that is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,9 @@ class HouseModel(nn.Module):
         vectors = self._cached(f"nodes{depth}", lambda: self._node_vectors(depth))
         if depth == 0:
             logits = F.linear(query, vectors[child.reshape(-1, child.shape[-1])[0]])
-        elif len(vectors) <= _ALL_NODES:
+        elif len(vectors) <= (
+            _ALL_NODES if torch.is_grad_enabled() else _NODES_A_CHILD * self.trie.most_children[depth]
+        ):
             logits = F.linear(query, vectors).gather(-1, child)
         else:
             logits = torch.einsum("...d,...cd->...c", query, F.embedding(child, vectors).to(query.dtype))

@@ -23,7 +23,7 @@ class GenerativeSettings(Settings):
     dense_weight: float = Field(1.0, ge=0)  # of the dense head's loss
     learning_rate: float = Field(4e-3, gt=0)  # falls linearly to a tenth over ``epochs``
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(16, ge=1)  # histories
+    batch_events: int = Field(1024, ge=1)  # padded positions of a training step
     epochs: int = Field(8, ge=1)
     patience: int = Field(4, ge=1)  # epochs without a better validation
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -69,7 +69,7 @@ def train(
     def batches(epoch: int) -> Iterable[HistoryBatch]:
         return sequence_batches(
             sequences,
-            batch_size=settings.batch_size,
+            batch_events=settings.batch_events,
             max_length=settings.max_length,
             seed=settings.seed,
             epoch=epoch,

@@ -10,30 +10,47 @@ import torch
 from segue.data.sequences import Sequences
 from segue.protocols import HistoryBatch
 
+_SHORT_WIDTHS = (4, 8)  # and then multiples of
 _WIDTH_MULTIPLE = 16
 
 
 def sequence_batches(
-    sequences: Sequences, *, batch_size: int, max_length: int, seed: int, epoch: int
+    sequences: Sequences, *, batch_events: int, max_length: int, seed: int, epoch: int
 ) -> Iterator[HistoryBatch]:
     """Every event once: users' histories, those longer than ``max_length`` cut into consecutive windows.
 
-    Where a long history is cut changes from epoch to epoch. Windows are shuffled by (``seed``, ``epoch``),
-    sorted by length inside buckets of 32 batches so that a batch holds little padding, and the batches are
-    shuffled again. Equal arguments give equal batches, whatever ran before."""
+    A batch holds as many windows of about one length as fill ``batch_events`` padded positions, and at least
+    one: a step costs much the same whether it learns from a hundred events or from a thousand, and where
+    histories are short a fixed number of them would make it a hundred. Where a long history is cut changes
+    from epoch to epoch, as does the order. Equal arguments give equal batches, whatever ran before."""
     generator = np.random.default_rng([seed, epoch])
     starts, ends = _windows(sequences, max_length, generator)
     order = generator.permutation(len(starts))
-    bucket = batch_size * 32
+    widths = _padded_width(ends[order] - starts[order], max_length)
     batches: list[np.ndarray] = []
-    for low in range(0, len(order), bucket):
-        rows = order[low : low + bucket]
-        rows = rows[np.argsort(ends[rows] - starts[rows], kind="stable")]
-        batches.extend(rows[at : at + batch_size] for at in range(0, len(rows), batch_size))
+    waiting = order[:0]
+    for width in np.unique(widths):
+        # Windows that do not fill a batch join those of the next width. Few different shapes: CPU kernels for
+        # bf16 are compiled once a shape, at a price above running them.
+        rows = np.concatenate([waiting, order[widths == width]])
+        size = max(1, batch_events // int(width))
+        whole = len(rows) // size * size
+        batches.extend(rows[at : at + size] for at in range(0, whole, size))
+        waiting = rows[whole:]
+    if len(waiting):
+        batches.append(waiting)
     for index in generator.permutation(len(batches)):
         rows = batches[int(index)]
-        # Few different shapes: CPU kernels for bf16 are compiled once a shape, at a price above running them.
-        yield _padded(sequences, starts[rows], ends[rows], multiple=_WIDTH_MULTIPLE, at_most=max_length)
+        lengths = ends[rows] - starts[rows]
+        yield _padded(sequences, starts[rows], ends[rows], int(_padded_width(lengths, max_length).max()))
+
+
+def _padded_width(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """The width that each length is padded to: few different ones, none above ``max_length``."""
+    widths = -(-np.maximum(lengths, 1) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
+    for short in reversed(_SHORT_WIDTHS):
+        widths = np.where(lengths <= short, short, widths)
+    return np.minimum(widths, max(1, max_length))
 
 
 def _windows(
@@ -70,22 +87,14 @@ def target_batches(
 
 def histories(sequences: Sequences, users: np.ndarray, ends: np.ndarray, *, max_length: int) -> HistoryBatch:
     """The newest ``max_length`` events of each of ``users`` [B] before the flat positions ``ends`` [B]."""
-    return _padded(sequences, np.maximum(np.asarray(sequences.offsets)[users], ends - max_length), ends)
+    starts = np.maximum(np.asarray(sequences.offsets)[users], ends - max_length)
+    return _padded(sequences, starts, ends, max(1, int((ends - starts).max(initial=0))))
 
 
-def _padded(
-    sequences: Sequences,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    *,
-    multiple: int = 1,
-    at_most: int | None = None,
-) -> HistoryBatch:
-    """Events ``[start, end)`` of the flat arrays, one row each, padded on the right to a multiple of a
-    width."""
+def _padded(sequences: Sequences, starts: np.ndarray, ends: np.ndarray, width: int) -> HistoryBatch:
+    """Events ``[start, end)`` of the flat arrays, one row each, padded on the right to ``width``."""
     lengths = ends - starts
-    width = -(-max(1, int(lengths.max(initial=0))) // multiple) * multiple
-    columns = np.arange(width if at_most is None else min(width, at_most))
+    columns = np.arange(width)
     inside = columns[None, :] < lengths[:, None]
     flat = np.where(inside, starts[:, None] + columns[None, :], 0)
     return HistoryBatch(
