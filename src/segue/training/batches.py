@@ -50,7 +50,8 @@ def _padded_width(lengths: np.ndarray, max_length: int) -> np.ndarray:
     widths = -(-np.maximum(lengths, 1) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
     for short in reversed(_SHORT_WIDTHS):
         widths = np.where(lengths <= short, short, widths)
-    return np.minimum(widths, max(1, max_length))
+    narrow: np.ndarray = np.minimum(widths, max(1, max_length))
+    return narrow
 
 
 def _windows(
