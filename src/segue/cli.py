@@ -34,6 +34,8 @@ Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated")]
+Reason = Annotated[str, typer.Option(help="Why; it stays in the ledger")]
+Actor = Annotated[str | None, typer.Option(help="Who; default: the login name")]
 Engine = Literal["dagster", "dvc"]
 DEFAULT = "ml-100k"
 
@@ -263,13 +265,16 @@ def ledger(dataset: Dataset = DEFAULT) -> None:
 @app.command()
 def rollback(
     dataset: Dataset = DEFAULT,
-    reason: Annotated[str, typer.Option(help="Why; it stays in the ledger")] = "by hand",
-    actor: Annotated[str | None, typer.Option(help="Who; default: the login name")] = None,
+    reason: Reason = "by hand",
+    actor: Actor = None,
+    to: Annotated[
+        int | None, typer.Option(min=1, help="The revision to restore exactly; default: the last good one")
+    ] = None,
 ) -> None:
     """Put the last good revision back. No later run undoes it."""
     from segue.steps.operations import rollback as roll_back
 
-    print(roll_back(Workspace.find(), dataset, actor=actor, reason=reason))
+    print(roll_back(_known(dataset), dataset, actor=actor, reason=reason, to=to))
 
 
 @app.command()

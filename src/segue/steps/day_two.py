@@ -12,23 +12,29 @@ from pathlib import Path
 from segue.artifacts import read_json, verify, write_json
 from segue.bases import KEEPABLE, read_base, store_copy, write_base
 from segue.errors import StateError
+from segue.params import Params
 from segue.steps.registry import STEPS, in_order, upstream
 from segue.workspace import Workspace
 
 RunSteps = Callable[[Sequence[str]], None]
 WEIGHTS = ("generative_model", "refit")
+# What a bundle of the incumbent alone was made from: its own fits, and the vocabulary of the vectors they read.
+INCUMBENT_ALONE = ("attribute_embeddings", "incumbent", "incumbent_refit")
 
 
-def record_served(workspace: Workspace, dataset: str, bundle_id: str) -> None:
+def record_served(
+    workspace: Workspace, dataset: str, bundle_id: str, steps: Sequence[str] = KEEPABLE
+) -> None:
     """Remember, by bundle, the artifacts that it was made from, so that a later day can keep exactly what serves.
 
-    Called when a bundle is published. Idempotent: the first record of a bundle stays.
+    Called when a bundle is published; ``steps`` are those that it was made from. Idempotent: the first record of a
+    bundle stays.
     """
     path = _served_file(workspace, dataset, bundle_id)
     if path.is_file():
         return
     made_from: dict[str, str] = {}
-    for name in KEEPABLE:
+    for name in steps:
         folder = workspace.step(dataset, name)
         if folder.is_dir():
             manifest = verify(folder)
@@ -46,7 +52,8 @@ def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) ->
     path = _served_file(workspace, dataset, bundle_id)
     if not path.is_file():
         raise StateError(
-            f"{path} is missing: the served bundle {bundle_id} carries no generative model yet; run `segue run` first"
+            f"{path} is missing: it is not known what the served bundle {bundle_id} was made from; "
+            "`segue keep --nothing` and `segue run` build everything anew"
         )
     made_from = read_json(path)
     assert isinstance(made_from, dict)
@@ -57,10 +64,17 @@ def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) ->
     return base
 
 
-def day_two(workspace: Workspace, dataset: str, run_steps: RunSteps, say: Callable[[str], None]) -> str:
+def day_two(
+    workspace: Workspace, dataset: str, params: Params, run_steps: RunSteps, say: Callable[[str], None]
+) -> str:
     """The whole loop. Returns the drift verdict. ``run_steps`` brings the named steps and their inputs up to date."""
+    from segue.data.inbox import take_inbox  # heavy: it reads tables
+
+    # What can be refused comes first: a file leaves the inbox only for a run that has begun.
     keep_served(workspace, dataset)
     say("keeping what serves; taking in what arrived")
+    for told in take_inbox(workspace, dataset, params):
+        say(told)
     run_steps([step.name for step in in_order(upstream(["drift"]))])
     report = read_json(workspace.step(dataset, "drift") / "drift.json")
     assert isinstance(report, dict)
