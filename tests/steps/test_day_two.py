@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from segue.artifacts import commit, read_json, temporary_folder, write_json
-from segue.bases import KEEPABLE, read_base
+from segue.bases import KEEPABLE, read_base, write_base
+from segue.canonical import sha256_of
 from segue.data.inbox import inbox
 from segue.errors import StateError
 from segue.migration.decide import Target
@@ -134,6 +135,39 @@ def test_bootstrap_records_what_an_older_version_left_out(workspace: Workspace) 
     artifact(workspace, "incumbent_bundle", bundle("A2", model=None).model_dump(mode="json"))
     bootstrap(workspace)
     assert not record.is_file()
+
+
+def test_the_splits_that_are_kept_are_those_of_the_weights(workspace: Workspace) -> None:
+    def day(number: int, *, kept: bool) -> str:
+        """Splits of the day, and a model that was trained on them or handed on; the day's splits."""
+        splits = artifact(workspace, "splits", number)
+        base = {"generative_model": read_base(workspace, DATASET)["generative_model"]}
+        assert (base["generative_model"] is not None) == kept
+        model = 1 if kept else number
+        artifact(workspace, "generative_model", model, {"base": sha256_of(base), "splits": splits})
+        bundle_id = f"bundle-{number}"
+        record_served(workspace, DATASET, bundle_id)
+        write_base(workspace, DATASET, served(workspace, bundle_id))
+        return splits
+
+    first = day(1, kept=False)
+    assert served(workspace, "bundle-1")["splits"] == first
+    day(2, kept=True)
+    day(3, kept=True)
+    assert served(workspace, "bundle-3")["splits"] == first
+    write_base(workspace, DATASET, {**read_base(workspace, DATASET), "generative_model": None})
+    fourth = day(4, kept=False)
+    assert served(workspace, "bundle-4")["splits"] == fourth
+    # Splits that nobody has any more cannot be compared with, and others must not stand in for them.
+    artifact(workspace, "splits", 5)
+    artifact(
+        workspace,
+        "generative_model",
+        5,
+        {"base": sha256_of({"generative_model": None}), "splits": "0" * 64},
+    )
+    record_served(workspace, DATASET, "bundle-5")
+    assert "splits" not in served(workspace, "bundle-5")
 
 
 def test_a_file_leaves_the_inbox_only_for_a_run_that_begins(workspace: Workspace) -> None:

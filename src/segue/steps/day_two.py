@@ -9,11 +9,12 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segue.artifacts import read_json, verify, write_json
+from segue.artifacts import read_json, read_manifest, verify, write_json
 from segue.bases import KEEPABLE, read_base, store_copy, write_base
+from segue.canonical import sha256_of
 from segue.errors import StateError
 from segue.params import Params
-from segue.steps.registry import STEPS, in_order, upstream
+from segue.steps.registry import STEPS, get, in_order, upstream
 from segue.workspace import Workspace
 
 RunSteps = Callable[[Sequence[str]], None]
@@ -40,7 +41,30 @@ def record_served(
             manifest = verify(folder)
             store_copy(folder, workspace.kept(dataset) / name / manifest.content_sha256)
             made_from[name] = manifest.content_sha256
+    if "splits" in made_from and "generative_model" in made_from:
+        _let_splits_be_those_of_the_weights(workspace, dataset, made_from)
     write_json(path, made_from)
+
+
+def _let_splits_be_those_of_the_weights(
+    workspace: Workspace, dataset: str, made_from: dict[str, str]
+) -> None:
+    """``splits`` is kept to be compared with by ``drift``, which asks what has changed since the weights were trained.
+
+    Weights that were kept for ten days have seen ten days ago's events: were today's splits recorded, every day would
+    be compared with the day before, and no slow growth would ever ask for a retrain.
+    """
+    manifest = read_manifest(workspace.step(dataset, "generative_model"))
+    base = read_base(workspace, dataset)
+    keeps = get("generative_model").keeps
+    anew = manifest.inputs.get("base") == sha256_of(dict.fromkeys(keeps))
+    trained_on = manifest.inputs.get("splits") if anew else base["splits"]
+    if trained_on == made_from["splits"]:
+        return
+    if trained_on is not None and (workspace.kept(dataset) / "splits" / trained_on).is_dir():
+        made_from["splits"] = trained_on
+    else:
+        del made_from["splits"]  # not known, or nowhere any more: drift says that nothing is kept of them
 
 
 def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) -> dict[str, str | None]:
