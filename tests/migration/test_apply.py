@@ -134,11 +134,31 @@ def test_a_decision_on_other_evidence_is_refused(moves: StateMachine) -> None:
         Deployer(moves, Offer(B, [*body(B), online()], {Target.PILOT: stale}), moment=lambda: NOON)
 
 
-def test_another_incumbent_is_told_and_fails_no_run(moves: StateMachine) -> None:
+def test_another_incumbent_is_told_and_begins_as_a_canary(moves: StateMachine) -> None:
+    deployer(moves, B, [evidence(estimate=0.0, low=-0.02, high=0.02), serving("B")]).run()
     stranger = bundle("S", incumbent="incumbent-2")
     report = deployer(moves, stranger, body(stranger)).run()
     assert any("brings incumbent incumbent-2" in line for line in report.lines)
-    assert stage_of(moves) is Stage.CASCADE
+    current = moves.state.current
+    assert current is not None
+    assert (current.stage, current.bundles) == (Stage.CASCADE, ("A", "S", "B"))
+    assert current.canary is not None
+    assert current.canary.share == moves.settings.pilot_share
+    assert deployer(moves, stranger, body(stranger)).run().message.startswith("no change")
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_another_incumbent_that_serves_wrongly_or_waits_begins_nothing(
+    tmp_path: Path, automatic: bool
+) -> None:
+    rules = MigrationSettings.model_validate({**SETTINGS.model_dump(), "automatic": automatic})
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    stranger = bundle("S", incumbent="incumbent-2")
+    deployer(moves, stranger, [evidence(), serving("S", value=0.0 if not automatic else 0.01)]).run()
+    current = moves.state.current
+    assert current is not None
+    assert current.bundles == ("A",)
 
 
 def test_a_crossed_guardrail_rolls_back_by_itself_and_once(moves: StateMachine) -> None:

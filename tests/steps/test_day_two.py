@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import unstyle
+from typer.testing import CliRunner
 
+from segue import cli
 from segue.artifacts import commit, read_json, temporary_folder, write_json
 from segue.bases import KEEPABLE, read_base, write_base
 from segue.canonical import sha256_of
@@ -20,7 +23,7 @@ from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
 from segue.params import load_params
 from segue.steps import operations
-from segue.steps.day_two import INCUMBENT_ALONE, day_two, record_served
+from segue.steps.day_two import INCUMBENT_ALONE, day_two, record_served, served_bundle
 from segue.steps.runner import run_step
 from segue.workspace import Workspace
 from tests.migration.builders import bundle, promote
@@ -123,6 +126,49 @@ def test_day_two_works_after_a_rollback_to_the_incumbent_alone(workspace: Worksp
     # The incumbent goes on as it is; everything generative is made anew.
     assert {name for name, content in base.items() if content is not None} == set(INCUMBENT_ALONE)
     assert served(workspace, "A") == {name: base[name] for name in INCUMBENT_ALONE}
+
+
+def test_what_is_on_trial_is_not_what_is_kept_and_an_override_concludes_it(workspace: Workspace) -> None:
+    stranger = bundle("S", incumbent="incumbent-2")
+    artifact(workspace, "bundle", stranger.model_dump(mode="json"))
+    record_served(workspace, DATASET, "S")
+    ledger = Ledger.open(workspace, DATASET)
+    machine = StateMachine(ledger, load_params(workspace, DATASET).migration)
+    machine.canary(promote(Target.CANARY_INCUMBENT, stranger), stranger)
+    ledger.close()
+    assert served_bundle(workspace, DATASET) == "A"
+    # A later run has made another bundle meanwhile: it is not the one that was tried.
+    artifact(workspace, "bundle", B.model_dump(mode="json"))
+    told = operations.override(
+        workspace, DATASET, Target.REFRESH_RECIPE, actor="ann", reason="no complaint in two weeks"
+    )
+    assert "cascade 100% (cascade of S)" in told
+    assert served_bundle(workspace, DATASET) == "S"
+    assert run_day_two(workspace)[0] == "nothing_kept"
+
+
+def test_demote_abandon_and_override_at_the_command_line(workspace: Workspace) -> None:
+    artifact(workspace, "bundle", B.model_dump(mode="json"))
+    runner = CliRunner()
+
+    def segue(*arguments: str) -> tuple[int, str]:
+        done = runner.invoke(cli.app, [*arguments, "--dataset", DATASET])
+        return done.exit_code, done.output
+
+    who = ("--actor", "ann", "--reason", "a fair")
+    assert segue("override", "hybrid", "--reason", "x")[0] == 2  # an override names who
+    assert segue("demote")[0] == 2  # and everything by hand says why
+    code, told = segue("override", "hybrid", *who)
+    assert (code, "stage hybrid" in told) == (0, True)
+    assert served_bundle(workspace, DATASET) == "B"
+    assert (workspace.kept(DATASET) / "bundles" / "B.json").is_file()
+    assert "stage pilot" in segue("demote", *who)[1]
+    assert "stage cascade" in segue("abandon", *who)[1]
+    assert "restores 1" in segue("rollback", "--to", "1", *who)[1]
+    lines = operations.history(workspace, DATASET)
+    assert any("override of hybrid by ann: a fair" in line for line in lines)
+    for command in ("demote", "abandon", "override", "rollback"):
+        assert "--reason" in unstyle(runner.invoke(cli.app, [command, "--help"]).output)
 
 
 def test_bootstrap_records_what_an_older_version_left_out(workspace: Workspace) -> None:

@@ -13,6 +13,7 @@ from segue.artifacts import read_json, read_manifest, verify, write_json
 from segue.bases import KEEPABLE, read_base, store_copy, write_base
 from segue.canonical import sha256_of
 from segue.errors import StateError
+from segue.migration.deployment import CANARY
 from segue.params import Params
 from segue.steps.registry import STEPS, get, in_order, upstream
 from segue.workspace import Workspace
@@ -122,10 +123,14 @@ def _served_file(workspace: Workspace, dataset: str, bundle_id: str) -> Path:
 
 
 def served_bundle(workspace: Workspace, dataset: str) -> str:
-    """The bundle whose making is to be kept: the shadow's, else the last arm's. Raises StateError before a deployment."""
+    """The bundle whose making is to be kept: the shadow's, else the last arm's; never a canary's, which is on trial.
+
+    Raises StateError before a deployment.
+    """
     path = workspace.state(dataset) / "deployment" / "current.json"
     if not path.is_file():
         raise StateError(f"nothing is deployed for {dataset} yet: `segue run --dataset {dataset}` first")
     document = json.loads(path.read_text(encoding="utf-8"))["deployment"]
     shadow = document.get("shadow")
-    return str(shadow["bundle"] if shadow else document["arms"][-1]["bundle"])
+    arms = [arm for arm in document["arms"] if arm["name"] != CANARY]
+    return str(shadow["bundle"] if shadow else arms[-1]["bundle"])
