@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -8,10 +9,11 @@ import dagster as dg
 import pytest
 
 from assets.factory import asset_key, assets_for
-from assets.resources import Graph
+from assets.resources import HOST_PID, Graph
 from orchestration.definitions import definitions_for
 from orchestration.events import report_finished
-from orchestration.instance import HOST_PID, close_dead_runs
+from orchestration.instance import close_dead_runs
+from orchestration.jobs import _day_two_job as day_two_job
 from orchestration.jobs import graph_job_name
 from segue.errors import DataError
 from segue.params import load_params
@@ -107,6 +109,27 @@ def test_what_another_engine_finished_is_reported_once(
     with dg.DagsterInstance.ephemeral() as instance:
         assert report_finished(instance, workspace, DATASET) == ["ingest", "validation"]
         assert report_finished(instance, workspace, DATASET) == []
+
+
+def test_a_run_says_in_which_process_it_runs_whoever_started_it(
+    workspace_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validation(context: StepContext) -> None:
+        (context.output / "results.json").write_text('{"expectations": []}')
+
+    small_step(monkeypatch, validation)
+    chosen = [asset for asset in assets_for(DATASET) if asset.key.path[-1] == "ingest"]
+    job = day_two_job(DATASET)
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = {"graph": Graph(root=str(workspace_root))}
+        of_assets = dg.materialize(chosen, instance=instance, resources=graph)
+        # Nothing is deployed, so this run is refused; by then it has said where it ran.
+        of_the_loop = job.execute_in_process(instance=instance, resources=graph, raise_on_error=False)
+        assert not of_the_loop.success
+        for result in (of_assets, of_the_loop):
+            run = instance.get_run_by_id(result.run_id)
+            assert run is not None
+            assert run.tags[HOST_PID] == str(os.getpid())
 
 
 def test_a_run_that_a_kill_left_open_is_closed(definitions: dg.Definitions) -> None:
