@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import types
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from assets.factory import asset_key, assets_for
 from assets.resources import HOST_PID, Graph
+from orchestration import ui
 from orchestration.definitions import definitions_for
 from orchestration.events import report_finished
-from orchestration.instance import close_dead_runs
+from orchestration.instance import close_dead_runs, open_instance
 from orchestration.jobs import _day_two_job as day_two_job
 from orchestration.jobs import graph_job_name
 from segue.errors import DataError
@@ -141,3 +143,26 @@ def test_a_run_that_a_kill_left_open_is_closed(definitions: dg.Definitions) -> N
         alive = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={HOST_PID: "1"})
         assert close_dead_runs(instance) == [dead.run_id]
         assert instance.get_run_by_id(alive.run_id).status == dg.DagsterRunStatus.STARTED
+
+
+def test_the_page_closes_dead_runs_before_it_shows_them(
+    definitions: dg.Definitions,
+    workspace_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(workspace_root / "dagster"))
+    with open_instance(Workspace(workspace_root)) as instance:
+        dead = instance.create_run_for_job(
+            definitions.resolve_job_def(graph_job_name(DATASET)),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={HOST_PID: "999999999"},
+        )
+    monkeypatch.setattr(ui, "commands", lambda *_: {"server": ["true"]})
+    monkeypatch.setattr(sys, "argv", ["ui"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert ui.main() == 1  # the server that stands in for all three ends at once
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert dead.run_id in capsys.readouterr().err
