@@ -128,6 +128,19 @@ class State:
             number = restored
         return number
 
+    def refreshed(self, bundle: str) -> int | None:
+        """The revision whose refresh took the place of ``bundle``; None where none did, or it came back since."""
+        found = None
+        before: tuple[str, ...] = ()
+        for revision in self.revisions:
+            document = revision.deployment
+            if bundle in document.bundles:
+                found = None
+            elif bundle in before and revision.event.startswith("refresh_"):
+                found = document.revision
+            before = document.bundles
+        return found
+
     def entry(self, number: int) -> int | None:
         """The revision that entered the stage or canary which runs at ``number``; None where none runs.
 
@@ -308,6 +321,9 @@ class StateMachine:
             return Change(f"no change: bundle {_short(bundle.bundle_id)} runs in shadow already")
         if (refusal := self._refusal(state, decision, bundle)) is not None:
             return refusal
+        if (by := state.refreshed(bundle.bundle_id)) is not None:
+            # An older run's files, out of a cache: the shadow would go back behind a refresh, and day two with it.
+            return Change(f"no change: bundle {_short(bundle.bundle_id)} was refreshed by revision {by}")
         if bundle.model_id is None:
             raise Refused(f"bundle {_short(bundle.bundle_id)} has no generative model to run in shadow")
         # A data refresh moves arms and shadow together, so they must share what it keeps.
