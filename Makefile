@@ -81,6 +81,7 @@ bench: demo ## every benchmark, and RESULTS.md from what they wrote
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.render
 
-clean: ## what the graph can write again; raw and appended data, and state/, stay
+clean: ## what the graph can write again; fetched sources and state/ (with what was appended) stay
+	@! ls -d data/*/landing 2>/dev/null || { echo "an older version's appended data lies there: \`segue run\` moves it to state/ first"; exit 1; }
 	rm -rf reports
-	find data -mindepth 2 -maxdepth 2 ! -name raw ! -name landing -exec rm -rf {} +
+	find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from segue.steps.registry import STEPS
 from segue.steps.runner import Outcome, run_step
 from segue.workspace import Workspace
 
+HOST_PID = "segue/pid"  # tag of a run: the process that it runs in
 _NUMBER = {step.name: number for number, step in enumerate(STEPS, start=1)}
 
 
@@ -21,6 +23,14 @@ class Graph(dg.ConfigurableResource):
 
     root: str = Field(default="", description="The checkout; empty: found as the command line finds it")
     overrides: list[str] = Field(default_factory=list, description="section.key=value, over the profile")
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Say in which process the run runs, whoever started it: the page, a sensor, the schedule or a command line.
+
+        By that tag a run which a kill left open is known to be dead.
+        """
+        if context.instance is not None and context.run is not None:
+            context.instance.add_run_tags(context.run.run_id, {HOST_PID: str(os.getpid())})
 
     def workspace(self) -> Workspace:
         return Workspace(Path(self.root).resolve()) if self.root else Workspace.find()

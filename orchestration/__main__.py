@@ -48,8 +48,9 @@ def _report(workspace: Workspace, dataset: str) -> int:
 
 
 def _run(workspace: Workspace, command: str, dataset: str, overrides: list[str]) -> int:
+    from assets.resources import HOST_PID
     from orchestration.definitions import defs
-    from orchestration.instance import HOST_PID, close_dead_runs, open_instance
+    from orchestration.instance import close_dead_runs, open_instance
     from orchestration.jobs import day_two_job_name, graph_job_name
 
     started = time.monotonic()

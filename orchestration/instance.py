@@ -7,11 +7,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.resources import HOST_PID
 from segue.artifacts import write_text
 from segue.workspace import Workspace
 
 SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
-HOST_PID = "segue/pid"
 
 
 def home(workspace: Workspace) -> Path:

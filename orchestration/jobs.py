@@ -9,7 +9,6 @@ from assets.factory import asset_key
 from assets.resources import Graph
 from orchestration.datasets import identifier
 from orchestration.events import materialization
-from segue.data.inbox import take_inbox
 from segue.lock import dataset_lock
 from segue.steps.day_two import day_two
 from segue.steps.registry import STEPS
@@ -52,9 +51,7 @@ def _day_two_job(dataset: str) -> dg.JobDefinition:
                 context.log_event(materialization(workspace, dataset, outcome))
 
         with dataset_lock(workspace.state(dataset), purpose="day two under Dagster"):
-            for told in take_inbox(workspace, dataset, graph.params(dataset)):
-                context.log.info(told)
-            return day_two(workspace, dataset, run_steps, say=context.log.info)
+            return day_two(workspace, dataset, graph.params(dataset), run_steps, say=context.log.info)
 
     @dg.job(
         name=day_two_job_name(dataset),

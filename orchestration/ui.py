@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from orchestration.instance import home
+from orchestration.instance import close_dead_runs, home, open_instance
 from segue.workspace import Workspace
 
 STOP_SECONDS = 10.0
@@ -49,6 +49,9 @@ def main() -> int:
     workspace = Workspace.find()
     environment = {**os.environ, "DAGSTER_HOME": str(home(workspace)), "PYTHONPATH": str(workspace.root)}
     (workspace.root / "state").mkdir(exist_ok=True)
+    with open_instance(workspace) as instance:
+        for run_id in close_dead_runs(instance):
+            print(f"closed run {run_id}, which a kill had left open", file=sys.stderr, flush=True)
     processes = {
         name: subprocess.Popen(command, cwd=workspace.root, env=environment, start_new_session=True)
         for name, command in commands(workspace, arguments.dagster_port, arguments.mlflow_port).items()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -81,11 +83,27 @@ def test_a_failing_step_leaves_the_former_artifact_and_nothing_else(tmp_path: Pa
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-a-1-ff").mkdir()
-    (tmp_path / ".retired-a-ff").mkdir()
-    (tmp_path / "a").mkdir()
-    assert artifacts.remove_leftovers(tmp_path) == [".retired-a-ff", ".tmp-a-1-ff"]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    leftovers = [".retired-a-ff", f".tmp-a-{gone.pid}-ff", f".tmp-a-b-{os.getpid()}-ff"]
+    for name in (*leftovers, "a"):
+        (tmp_path / name).mkdir()
+    assert artifacts.remove_leftovers(tmp_path) == sorted(leftovers)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_living_orphan_writes_is_no_leftover(tmp_path: Path) -> None:
+    orphan = subprocess.Popen(["sleep", "30"])
+    try:
+        for name in (f".tmp-a-{orphan.pid}-ff", f".retired-a-{orphan.pid}-ff"):
+            (tmp_path / name).mkdir()
+        assert artifacts.remove_leftovers(tmp_path) == []
+        orphan.kill()
+        orphan.wait()
+        assert len(artifacts.remove_leftovers(tmp_path)) == 2
+    finally:
+        orphan.kill()
+        orphan.wait()
 
 
 def test_json_refuses_what_is_no_number(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def commit(
 def replace_folder(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target``. A kill in between leaves either the old folder, or none and the new one whole."""
     if target.exists():
-        retired = target.with_name(f".retired-{target.name}-{uuid.uuid4().hex[:8]}")
+        retired = target.with_name(f".retired-{target.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         os.rename(target, retired)
         os.rename(source, target)
         shutil.rmtree(retired)
@@ -179,10 +179,29 @@ def temporary_folder(final: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path) -> list[str]:
-    """Remove the temporary folders that killed runs left under ``parent``; call it under the dataset's lock."""
+    """Remove the temporary folders that killed runs left under ``parent``; call it under the dataset's lock.
+
+    Those of another process that lives are left alone: a child that outlived its killed parent still writes there.
+    """
     removed = []
     for pattern in (".tmp-*", ".retired-*"):
         for folder in parent.glob(pattern):
+            if _another_writes(folder.name):
+                continue
             shutil.rmtree(folder)
             removed.append(folder.name)
     return sorted(removed)
+
+
+def _another_writes(name: str) -> bool:
+    """Whether the process that a temporary folder's name ends in (``-<pid>-<random>``) lives and is not this one."""
+    parts = name.rsplit("-", 2)
+    if len(parts) < 3 or not parts[1].isdigit() or int(parts[1]) == os.getpid():
+        return False
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's, and it lives
+    return True

@@ -34,7 +34,13 @@ Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated")]
+Reason = Annotated[str, typer.Option(help="Why; it stays in the ledger")]
+MustReason = Annotated[str, typer.Option("--reason", help="Why; it stays in the ledger")]
+Actor = Annotated[str | None, typer.Option(help="Who; default: the login name")]
 Engine = Literal["dagster", "dvc"]
+OverrideTarget = Literal[
+    "shadow", "pilot", "hybrid", "full", "refresh_data", "refresh_retrain", "refresh_recipe"
+]
 DEFAULT = "ml-100k"
 
 
@@ -263,13 +269,57 @@ def ledger(dataset: Dataset = DEFAULT) -> None:
 @app.command()
 def rollback(
     dataset: Dataset = DEFAULT,
-    reason: Annotated[str, typer.Option(help="Why; it stays in the ledger")] = "by hand",
-    actor: Annotated[str | None, typer.Option(help="Who; default: the login name")] = None,
+    reason: Reason = "by hand",
+    actor: Actor = None,
+    to: Annotated[
+        int | None, typer.Option(min=1, help="The revision to restore exactly; default: the last good one")
+    ] = None,
 ) -> None:
     """Put the last good revision back. No later run undoes it."""
     from segue.steps.operations import rollback as roll_back
 
-    print(roll_back(Workspace.find(), dataset, actor=actor, reason=reason))
+    print(roll_back(_known(dataset), dataset, actor=actor, reason=reason, to=to))
+
+
+@app.command()
+def demote(
+    reason: MustReason,
+    dataset: Dataset = DEFAULT,
+    actor: Actor = None,
+) -> None:
+    """Go one stage back (full, hybrid, pilot, cascade) with the bundle that serves. No gate; no later run undoes it."""
+    from segue.steps.operations import demote as go_back
+
+    print(go_back(_known(dataset), dataset, actor=actor, reason=reason))
+
+
+@app.command()
+def abandon(
+    reason: MustReason,
+    dataset: Dataset = DEFAULT,
+    actor: Actor = None,
+) -> None:
+    """End the experiment that runs: a canary's arm goes, or the pilot's. No gate; no later run undoes it."""
+    from segue.steps.operations import abandon as end
+
+    print(end(_known(dataset), dataset, actor=actor, reason=reason))
+
+
+@app.command()
+def override(
+    target: Annotated[
+        OverrideTarget,
+        typer.Argument(help="A stage to enter, the shadow, or a refresh; refresh_recipe concludes a canary"),
+    ],
+    reason: MustReason,
+    actor: Annotated[str, typer.Option(help="Who takes it upon themselves")],
+    dataset: Dataset = DEFAULT,
+) -> None:
+    """Let the newest bundle in without its gate. Who did it and why stays in the ledger for ever."""
+    from segue.migration.decide import Target
+    from segue.steps.operations import override as let_in
+
+    print(let_in(_known(dataset), dataset, Target(target), actor=actor, reason=reason))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 params.yaml  profiles/<dataset>.yaml  bases/<dataset>.json     what people write
 data/<dataset>/<step>/                                         artifacts (DVC outputs)
-state/<dataset>/  state/mlflow.db                              what must survive a rebuild
+state/<dataset>/  state/mlflow.db                              what must survive a rebuild: what was appended, too
 reports/<dataset>/                                             pages for people
 """
 
@@ -56,7 +56,11 @@ class Workspace:
 
     def landing(self, dataset: str) -> Path:
         """Appended events and items (``interactions/*.parquet``, ``items/*.parquet``): data that arrived later."""
-        return self.root / "data" / dataset / "landing"
+        return self.state(dataset) / "landing"
+
+    def former_landing(self, dataset: str) -> Path:
+        """Where appended data lay at first; it is moved by whoever looks for it next."""
+        return self.data(dataset) / "landing"
 
     def step(self, dataset: str, step: str) -> Path:
         return self.root / "data" / dataset / step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,42 @@ def test_ingest_says_no_change_until_something_arrives(workspace: Workspace) -> 
     assert run_step(workspace, "shop", "ingest", PARAMS).status == "no_change"
     append(workspace, "shop", PARAMS, put(workspace, "more.csv", "who;what;when\nu3;a;5000\n"), None)
     assert run_step(workspace, "shop", "ingest", PARAMS).status == "ran"
+
+
+def test_what_an_older_version_landed_is_found_and_moved_once(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append(workspace, "shop", PARAMS, put(workspace, "more.csv", "who;what;when\nu3;a;5000\n"), None)
+    former = workspace.data("shop") / "landing"
+    former.parent.mkdir(parents=True, exist_ok=True)
+    workspace.landing("shop").rename(former)
+    assert run_step(workspace, "shop", "ingest", PARAMS).status == "ran"
+    assert f"moved what was appended from {former}" in capsys.readouterr().err
+    assert len(read_landed(workspace, "shop", "interactions")) == 1
+    assert not former.exists()
+    assert "moved" not in capsys.readouterr().err
+    former.mkdir()
+    with pytest.raises(DataError, match="and in"):
+        append(workspace, "shop", PARAMS, put(workspace, "more.csv", "who;what;when\nu4;a;5000\n"), None)
+
+
+def test_what_was_landed_on_another_file_system_is_copied_whole(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(workspace, "shop", PARAMS, put(workspace, "more.csv", "who;what;when\nu3;a;5000\n"), None)
+    former = workspace.data("shop") / "landing"
+    former.parent.mkdir(parents=True, exist_ok=True)
+    workspace.landing("shop").rename(former)
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source) == former:
+            raise OSError(errno.EXDEV, "another device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    assert len(read_landed(workspace, "shop", "interactions")) == 1
+    assert not former.exists()
 
 
 def test_a_damaged_landed_file_is_named(workspace: Workspace) -> None:

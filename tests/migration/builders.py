@@ -71,6 +71,7 @@ SETTINGS = MigrationSettings(
     refresh_data=Policy(requirements=(VALID,)),
     refresh_retrain=Policy(requirements=(OFFLINE, VALID)),
     refresh_recipe=Policy(requirements=(OFFLINE, VALID, ONLINE)),
+    canary_incumbent=Policy(requirements=(VALID,)),
 )
 
 

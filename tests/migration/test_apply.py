@@ -7,7 +7,7 @@ import pytest
 
 from segue.errors import ArtifactError
 from segue.migration.apply import Deployer, Offer, Report
-from segue.migration.decide import Target
+from segue.migration.decide import Outcome, Target
 from segue.migration.deployment import BundleFacts
 from segue.migration.evidence import Evidence
 from segue.migration.gates import gate, read_facts, refresh_class
@@ -134,11 +134,31 @@ def test_a_decision_on_other_evidence_is_refused(moves: StateMachine) -> None:
         Deployer(moves, Offer(B, [*body(B), online()], {Target.PILOT: stale}), moment=lambda: NOON)
 
 
-def test_another_incumbent_is_told_and_fails_no_run(moves: StateMachine) -> None:
+def test_another_incumbent_is_told_and_begins_as_a_canary(moves: StateMachine) -> None:
+    deployer(moves, B, [evidence(estimate=0.0, low=-0.02, high=0.02), serving("B")]).run()
     stranger = bundle("S", incumbent="incumbent-2")
     report = deployer(moves, stranger, body(stranger)).run()
     assert any("brings incumbent incumbent-2" in line for line in report.lines)
-    assert stage_of(moves) is Stage.CASCADE
+    current = moves.state.current
+    assert current is not None
+    assert (current.stage, current.bundles) == (Stage.CASCADE, ("A", "S", "B"))
+    assert current.canary is not None
+    assert current.canary.share == moves.settings.pilot_share
+    assert deployer(moves, stranger, body(stranger)).run().message.startswith("no change")
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_another_incumbent_that_serves_wrongly_or_waits_begins_nothing(
+    tmp_path: Path, automatic: bool
+) -> None:
+    rules = MigrationSettings.model_validate({**SETTINGS.model_dump(), "automatic": automatic})
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    stranger = bundle("S", incumbent="incumbent-2")
+    deployer(moves, stranger, [evidence(), serving("S", value=0.0 if not automatic else 0.01)]).run()
+    current = moves.state.current
+    assert current is not None
+    assert current.bundles == ("A",)
 
 
 def test_a_crossed_guardrail_rolls_back_by_itself_and_once(moves: StateMachine) -> None:
@@ -151,6 +171,46 @@ def test_a_crossed_guardrail_rolls_back_by_itself_and_once(moves: StateMachine) 
     assert (current.stage, current.restores) == (Stage.CASCADE, 1)
     assert "guardrail" in current.reason
     assert deployer(moves, B, harm).run().message.startswith("no change")
+
+
+def test_the_walk_of_the_contracts_as_the_deployment_walks_it(moves: StateMachine) -> None:
+    """Items 2 to 6 of the walk, by decisions on files: what was measured of R1 counts on through its refreshes."""
+    weekly = bundle("C", model="M2")
+    early = online(estimate=0.004, low=0.001, high=0.007)  # measured while B served, and bound to R1
+    first = body(B)
+    deployer(moves, B, first).run()
+    d1 = moves.state.current.decision_sha256  # type: ignore[union-attr]
+    deployer(moves, B2, body(B2), refresh=Target.REFRESH_DATA, hold=None).run()
+    deployer(moves, weekly, body(weekly), refresh=Target.REFRESH_RETRAIN, hold=None).run()
+    current = moves.state.current
+    assert current is not None
+    assert (current.revision, current.stage, current.bundles, current.recipe) == (
+        4,
+        Stage.PILOT,
+        ("C",),
+        "R1",
+    )
+    for facts in (B2, weekly):
+        assert gate(Target.HYBRID, body(facts, early), facts, SETTINGS).outcome is Outcome.PROMOTE
+    # 5. A guardrail is crossed after two refreshes: by itself, revision 1's stage and arms on the newest good bundle.
+    harm = body(weekly, online(estimate=-0.1, low=-0.2, high=-0.05))
+    report = deployer(moves, weekly, harm, refresh=Target.REFRESH_RETRAIN, hold=None).run()
+    assert report.changed
+    current = moves.state.current
+    assert current is not None
+    assert (current.revision, current.restores, current.stage, current.actor) == (
+        5,
+        1,
+        Stage.CASCADE,
+        "segue",
+    )
+    assert [(arm.path.value, arm.bundle, arm.share) for arm in current.arms] == [("cascade", "C", 1.0)]
+    # 6. The first day's files again, from a cache: the decision is known, and revoked.
+    again = deployer(moves, B, first).run()
+    assert d1 is not None
+    assert f"no change: decision {d1[:12]} was revoked by revision 5" in again.message
+    assert again.message.startswith("no change")
+    assert moves.state.current == current
 
 
 def test_a_promote_waits_for_a_person_where_it_must(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ B = bundle("B")
 B2 = bundle("B2")  # new items, the same weights
 C = bundle("C", model="M2")  # new weights, the same recipe
 D = bundle("D", model="M3", recipe="R2")
+S = bundle("S", incumbent="incumbent-2")
+S2 = bundle("S2", incumbent="incumbent-2")
 
 
 def arms(change: Change) -> list[tuple[str, str, str, float]]:
@@ -216,6 +218,46 @@ def test_another_recipe_comes_by_way_of_a_canary(moves: StateMachine) -> None:
     assert done.deployment.recipe == "R2"
 
 
+def test_another_incumbent_comes_by_way_of_a_canary_at_stage_cascade(moves: StateMachine) -> None:
+    moves.shadow(decision(Target.SHADOW, B), B)
+    with pytest.raises(Refused, match="by way of a canary"):
+        moves.shadow(promote(Target.SHADOW, S), S)
+    assert (
+        "brings the incumbent that serves" in moves.canary(decision(Target.CANARY_INCUMBENT, B2), B2).message
+    )
+    assert "the stage is cascade" in moves.canary(promote(Target.CANARY, S), S).message
+    canary = moves.canary(decision(Target.CANARY_INCUMBENT, S), S)
+    assert arms(canary) == [("cascade", "A", "cascade", 0.95), ("canary", "S", "cascade", 0.05)]
+    assert canary.deployment is not None
+    assert canary.deployment.generative_bundle == "B"  # what ran in shadow goes on
+    assert "a canary runs" in moves.advance(decision(Target.PILOT, B), B).message
+    with pytest.raises(Refused, match="a canary runs"):
+        moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    # Nothing but the canary's own bundle concludes it.
+    with pytest.raises(StateError, match="S runs as the canary, not C"):
+        moves.override(C, Target.REFRESH_RECIPE, actor="ann", reason="mistaken")
+    done = moves.override(S, Target.REFRESH_RECIPE, actor="ann", reason="two weeks, no complaint")
+    assert arms(done) == [("cascade", "S", "cascade", 1.0)]
+    # The dead end is left: what has the new incumbent can enter the pilot.
+    assert moves.advance(decision(Target.PILOT, S2), S2).changed
+
+
+def test_a_canary_of_an_incumbent_that_is_given_up_leaves_nothing_behind(moves: StateMachine) -> None:
+    moves.shadow(decision(Target.SHADOW, B), B)
+    moves.canary(decision(Target.CANARY_INCUMBENT, S), S)
+    moves.override(S, Target.SHADOW, actor="ann", reason="to look at it")
+    abandoned = moves.abandon(actor="ann", reason="clicks fell")
+    assert abandoned.deployment is not None
+    assert abandoned.deployment.bundles == ("A", "B")
+    again = moves.canary(promote(Target.CANARY_INCUMBENT, S, "measured again"), S)
+    assert "was left by revision 5" in again.message
+    # A rollback while it runs does the same.
+    moves.canary(decision(Target.CANARY_INCUMBENT, S2), S2)
+    back = moves.rollback(actor="ann", reason="clicks fell").deployment
+    assert back is not None
+    assert back.bundles == ("A", "B")
+
+
 def test_an_override_names_who_and_why_and_lifts_what_was_barred(moves: StateMachine) -> None:
     moves.advance(decision(Target.PILOT, B), B)
     moves.rollback(actor="ann", reason="worse")
@@ -246,7 +288,7 @@ BUNDLES = [
     bundle(f"{model}-{number}", model=model, recipe=recipe)
     for model, recipe in (("M1", "R1"), ("M2", "R1"), ("M3", "R2"))
     for number in range(2)
-]
+] + [S, S2]
 bundles = st.sampled_from(BUNDLES)
 
 
@@ -289,9 +331,9 @@ class RandomEvents(RuleBasedStateMachine):
     def shadow(self, facts: object) -> None:
         self.attempt(self.moves.shadow, promote(Target.SHADOW, facts), facts)  # type: ignore[arg-type]
 
-    @rule(facts=bundles)
-    def canary(self, facts: object) -> None:
-        self.attempt(self.moves.canary, promote(Target.CANARY, facts), facts)  # type: ignore[arg-type]
+    @rule(facts=bundles, about=st.sampled_from([Target.CANARY, Target.CANARY_INCUMBENT]))
+    def canary(self, facts: object, about: Target) -> None:
+        self.attempt(self.moves.canary, promote(about, facts), facts)  # type: ignore[arg-type]
 
     @rule(experiment=st.booleans())
     def rollback(self, experiment: bool) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import types
 from pathlib import Path
@@ -8,10 +10,12 @@ import dagster as dg
 import pytest
 
 from assets.factory import asset_key, assets_for
-from assets.resources import Graph
+from assets.resources import HOST_PID, Graph
+from orchestration import ui
 from orchestration.definitions import definitions_for
 from orchestration.events import report_finished
-from orchestration.instance import HOST_PID, close_dead_runs
+from orchestration.instance import close_dead_runs, open_instance
+from orchestration.jobs import _day_two_job as day_two_job
 from orchestration.jobs import graph_job_name
 from segue.errors import DataError
 from segue.params import load_params
@@ -109,6 +113,27 @@ def test_what_another_engine_finished_is_reported_once(
         assert report_finished(instance, workspace, DATASET) == []
 
 
+def test_a_run_says_in_which_process_it_runs_whoever_started_it(
+    workspace_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validation(context: StepContext) -> None:
+        (context.output / "results.json").write_text('{"expectations": []}')
+
+    small_step(monkeypatch, validation)
+    chosen = [asset for asset in assets_for(DATASET) if asset.key.path[-1] == "ingest"]
+    job = day_two_job(DATASET)
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = {"graph": Graph(root=str(workspace_root))}
+        of_assets = dg.materialize(chosen, instance=instance, resources=graph)
+        # Nothing is deployed, so this run is refused; by then it has said where it ran.
+        of_the_loop = job.execute_in_process(instance=instance, resources=graph, raise_on_error=False)
+        assert not of_the_loop.success
+        for result in (of_assets, of_the_loop):
+            run = instance.get_run_by_id(result.run_id)
+            assert run is not None
+            assert run.tags[HOST_PID] == str(os.getpid())
+
+
 def test_a_run_that_a_kill_left_open_is_closed(definitions: dg.Definitions) -> None:
     job = definitions.resolve_job_def(graph_job_name(DATASET))
     with dg.DagsterInstance.ephemeral() as instance:
@@ -118,3 +143,26 @@ def test_a_run_that_a_kill_left_open_is_closed(definitions: dg.Definitions) -> N
         alive = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={HOST_PID: "1"})
         assert close_dead_runs(instance) == [dead.run_id]
         assert instance.get_run_by_id(alive.run_id).status == dg.DagsterRunStatus.STARTED
+
+
+def test_the_page_closes_dead_runs_before_it_shows_them(
+    definitions: dg.Definitions,
+    workspace_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(workspace_root / "dagster"))
+    with open_instance(Workspace(workspace_root)) as instance:
+        dead = instance.create_run_for_job(
+            definitions.resolve_job_def(graph_job_name(DATASET)),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={HOST_PID: "999999999"},
+        )
+    monkeypatch.setattr(ui, "commands", lambda *_: {"server": ["true"]})
+    monkeypatch.setattr(sys, "argv", ["ui"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert ui.main() == 1  # the server that stands in for all three ends at once
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert dead.run_id in capsys.readouterr().err

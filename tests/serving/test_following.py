@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -260,6 +261,42 @@ def test_health_shows_a_broken_document(service: Service, write: Write) -> None:
         time.sleep(0.02)
     assert "no JSON" in service.health()["problem"]
     assert len(service.recommend(RecommendRequest(history=[])).items) == 10
+
+
+def test_health_shows_a_follower_that_died(service: Service) -> None:
+    follower = service._follower
+    assert follower is not None
+    assert follower.trouble is None
+    follower._stop.set()
+    assert follower._thread is not None
+    follower._thread.join(timeout=5)
+    health = service.health()
+    assert health["status"] == "degraded"
+    assert "its thread has ended" in health["problem"]
+
+
+def test_health_shows_a_follower_that_hangs(
+    service: Service, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = service._follower
+    assert follower is not None
+    hang, entered = threading.Event(), threading.Event()
+
+    def read() -> str:
+        entered.set()
+        hang.wait(10)
+        return "{"
+
+    monkeypatch.setattr(follower, "_read", read)
+    try:
+        assert entered.wait(5)
+        assert service.health()["status"] == "ok"  # a slow read is none yet
+        follower.looked_at -= 31
+        health = service.health()
+        assert health["status"] == "degraded"
+        assert "has not been looked at for 31 s" in health["problem"]
+    finally:
+        hang.set()
 
 
 def test_a_preview_that_nobody_can_make_is_refused(workspace: Workspace, write: Write, first: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -25,6 +26,38 @@ def test_a_step_names_what_exists(step: Step) -> None:
         assert place.is_dir() or place.with_suffix(".py").is_file(), module
     module_name, _, function = step.function.partition(":")
     assert callable(getattr(importlib.import_module(module_name), function))
+
+
+# What every step is run by, and what decides no byte of an output. A page is written beside the artifact, not hashed.
+INFRASTRUCTURE = {"artifacts", "canonical", "errors", "params", "steps.runner", "steps.registry"}
+PAGES = {"reporting.evaluation_page"}
+
+
+def imported(source: Path) -> set[str]:
+    """The modules under ``segue`` that a file imports itself, wherever in it."""
+    root = Path(segue.__file__).parent
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                place = root.parent.joinpath(*node.module.split("."), alias.name)
+                is_module = place.is_dir() or place.with_suffix(".py").is_file()
+                found.add(f"{node.module}.{alias.name}" if is_module else node.module)
+    return {name.removeprefix("segue.") for name in found if name.startswith("segue.")}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_a_step_s_code_version_covers_what_it_imports(step: Step) -> None:
+    covered = (*step.code, f"steps.{step.name}")
+    names = imported(Path(segue.__file__).parent / "steps" / f"{step.name}.py")
+    missing = {
+        name
+        for name in names - INFRASTRUCTURE - PAGES
+        if not any(name == one or name.startswith(f"{one}.") for one in covered)
+    }
+    assert not missing, f"add {', '.join(sorted(missing))} to the code of {step.name}"
 
 
 def test_names_are_unique() -> None:

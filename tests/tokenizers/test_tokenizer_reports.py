@@ -37,11 +37,18 @@ def grow(item_map: ItemMap, count: int, shift: float = 0.0) -> ItemMap:
 HELD_OUT = heldout_error(BOOK.fuse(modalities(60))[0], ROOMY)
 
 
-def report(current: ItemMap, kept: ItemMap, events: int = 100, **changed: float) -> dict[str, object]:
+def report(
+    current: ItemMap,
+    kept: ItemMap,
+    events: int = 100,
+    trained_items: list[str] | None = None,
+    **changed: float,
+) -> dict[str, object]:
     return drift_report(
         codebook=BOOK,
         current=current,
         kept=kept,
+        trained_items=kept.item_ids if trained_items is None else trained_items,
         events=events,
         kept_events=100,
         heldout_error=HELD_OUT,
@@ -113,6 +120,16 @@ def test_drift_by_items_or_events_asks_for_a_retrain() -> None:
     assert report(kept, kept, events=90)["figures"]["new_events"] == 0  # type: ignore[index]
 
 
+def test_items_inserted_day_by_day_add_up_until_the_next_training() -> None:
+    trained = build(40)
+    yesterday = grow(trained, 10)
+    today = grow(trained, 20)
+    assert report(today, yesterday)["verdict"] == "keep"  # what a day alone would say
+    found = report(today, yesterday, trained_items=trained.item_ids, max_inserted_share=1.0)
+    assert found["figures"]["new_items"] == 20  # type: ignore[index]
+    assert found["verdict"] == "retrain"
+
+
 def test_drift_of_the_space_or_want_of_room_asks_for_a_new_codebook() -> None:
     kept = build(40)
     far = report(grow(kept, 20, shift=2.0), kept)
@@ -137,6 +154,7 @@ def test_drift_refuses_maps_of_another_codebook() -> None:
             codebook=other,
             current=build(),
             kept=build(),
+            trained_items=[],
             events=1,
             kept_events=1,
             heldout_error=None,

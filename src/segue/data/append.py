@@ -1,14 +1,17 @@
 """Data that arrives later: checked whole, landed once, and merged into the dataset at its next ingestion.
 
-``landing/{interactions,items}/<sha16>.parquet`` hold what was appended, in canonical columns; the name is the
+``state/<dataset>/landing/{interactions,items}/<sha16>.parquet`` hold what was appended, in canonical columns; the name is the
 hash of the rows, so that the same rows land once, whatever file brought them. ``landing/arrivals.json`` keeps
 their order.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from segue.artifacts import read_json, write_json
+from segue.artifacts import read_json, replace_folder, temporary_folder, write_json
 from segue.data.readers import is_ordered, source_of
 from segue.data.settings import DataSettings, TableSource
 from segue.data.sources import (
@@ -56,7 +59,8 @@ def append(
     if items is not None:
         tables["catalogue"] = _read_appended(items, "catalogue", params.data)
     with dataset_lock(workspace.state(dataset), purpose=f"append to {dataset}"):
-        landed = {kind: _land(workspace.landing(dataset), kind, table) for kind, table in tables.items()}
+        landing = _landing(workspace, dataset)
+        landed = {kind: _land(landing, kind, table) for kind, table in tables.items()}
     return {folder: landed.get(kind) for kind, folder in _FOLDERS.items()}
 
 
@@ -66,7 +70,7 @@ def read_landed(workspace: Workspace, dataset: str, kind: Kind) -> list[pl.DataF
     A file that somebody else put there comes after those, by name. Raises DataError for one that is damaged
     or does not have our columns.
     """
-    landing = workspace.landing(dataset)
+    landing = _landing(workspace, dataset)
     folder = landing / _FOLDERS[kind]
     names = {path.stem: path for path in sorted(folder.glob("*.parquet")) if not path.name.startswith(".")}
     arrived = [name for name in _arrivals(landing)[_FOLDERS[kind]] if name in names]
@@ -112,6 +116,34 @@ def add_items(base: pl.DataFrame, appended: Sequence[pl.DataFrame]) -> pl.DataFr
     nameless = everything.filter(pl.col(Catalogue.ITEM).is_null())
     columns = list(CATALOGUE_SCHEMA)
     return pl.concat([updated.select(columns), added.select(columns), nameless.select(columns)])
+
+
+def _landing(workspace: Workspace, dataset: str) -> Path:
+    """Where appended data lies; what an older version put under data/ is moved there, once, and that is said.
+
+    Raises DataError where both places hold something: which one is right, nobody but its owner can know.
+    """
+    landing, former = workspace.landing(dataset), workspace.former_landing(dataset)
+    if not former.is_dir():
+        return landing
+    if landing.exists():
+        raise DataError(
+            f"appended data lies in {former} and in {landing}: move the former's files into the latter and remove it"
+        )
+    landing.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(former, landing)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with temporary_folder(
+            landing
+        ) as temporary:  # another file system: whole there before it is removed here
+            shutil.copytree(former, temporary, dirs_exist_ok=True)
+            replace_folder(temporary, landing)
+        shutil.rmtree(former)
+    print(f"{dataset}: moved what was appended from {former} to {landing}", file=sys.stderr, flush=True)
+    return landing
 
 
 def _read_events(path: Path, settings: DataSettings) -> pl.DataFrame:

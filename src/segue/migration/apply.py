@@ -106,6 +106,7 @@ class Deployer:
                 **dict.fromkeys(REFRESHES, self.machine.refresh),
                 Target.SHADOW: self.machine.shadow,
                 Target.CANARY: self.machine.canary,
+                Target.CANARY_INCUMBENT: self.machine.canary,
             }[target]
             return event(decision, self.offer.bundle, actor=actor)
         except Refused as refusal:
@@ -130,7 +131,9 @@ class Deployer:
         )
 
     def _canary(self, report: Report) -> None:
-        """Another recipe while the generative path serves everybody begins as a canary."""
+        """Another recipe while the generative path serves everybody begins as a canary; so does another
+        incumbent while the cascade does."""
+        self._canary_of_an_incumbent(report)
         decision = self.decisions.get(Target.REFRESH_RECIPE)
         current = self.machine.state.current
         if decision is None or current is None or current.stage is not Stage.FULL or not decision.verdicts:
@@ -142,11 +145,25 @@ class Deployer:
         )
         report.add("canary", self.apply(Target.CANARY))
 
+    def _canary_of_an_incumbent(self, report: Report) -> None:
+        current = self.machine.state.current
+        if current is None or current.stage is not Stage.CASCADE or not self._settings.automatic:
+            return
+        if current.canary is not None or not self.machine.brings_another_incumbent(self.offer.bundle):
+            return
+        target = Target.CANARY_INCUMBENT
+        decision = gate(target, self.offer.evidence, self.offer.bundle, self._settings)
+        self.decisions[target] = decision
+        self.machine.record(decision)
+        report.add("canary of another incumbent", self.apply(target))
+
     def _shadow(self, report: Report) -> None:
         """At stage cascade the newest contender runs in shadow, if nothing but its pilot is on HOLD."""
         current = self.machine.state.current
         if current is None or current.stage is not Stage.CASCADE or self.offer.bundle.model_id is None:
             return
+        if current.canary is not None:
+            return  # its bundle can be previewed as it is, and what ran in shadow before goes on
         if current.generative_bundle == self.offer.bundle.bundle_id:
             return
         self.machine.record(self.decisions[Target.SHADOW])

@@ -42,6 +42,7 @@ class Target(StrEnum):
     REFRESH_RETRAIN = "refresh_retrain"
     REFRESH_RECIPE = "refresh_recipe"
     CANARY = "canary"
+    CANARY_INCUMBENT = "canary_incumbent"
 
 
 class Decision(BaseModel):

@@ -15,6 +15,7 @@ from segue.errors import ArtifactError
 from segue.schema import PathName, Stage
 
 CURRENT_FILE = "current.json"
+CANARY = "canary"  # the name of the arm by which another recipe or incumbent begins
 # Paths that read the generative model: an arm on one of them is bound to the model's weights.
 GENERATIVE_PATHS = frozenset(
     {PathName.RECALL_ROUTE, PathName.RERANK, PathName.BLENDED, PathName.GENERATIVE, PathName.INTERLEAVED}
@@ -92,6 +93,11 @@ class Deployment(_Document):
     def champion(self) -> Arm:
         """The arm that serves most; of equals the first."""
         return max(self.arms, key=lambda arm: arm.share)
+
+    @property
+    def canary(self) -> Arm | None:
+        """The arm of another recipe or incumbent that is being tried; null where none is."""
+        return next((arm for arm in self.arms if arm.name == CANARY), None)
 
     @property
     def bundles(self) -> tuple[str, ...]:

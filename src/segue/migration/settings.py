@@ -48,6 +48,7 @@ class MigrationSettings(Settings):
     refresh_data: Policy = Policy()
     refresh_retrain: Policy = Policy()
     refresh_recipe: Policy = Policy()
+    canary_incumbent: Policy = Policy()
     shadow_rate: float = Field(0.01, ge=0, le=1)
     pilot_share: float = Field(0.05, gt=0, lt=1)
     pilot_path: PathName = PathName.GENERATIVE

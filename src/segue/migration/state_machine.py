@@ -20,13 +20,12 @@ from typing import Any, Final, Literal
 
 from segue.errors import StateError
 from segue.migration.decide import Decision, Outcome, Target
-from segue.migration.deployment import GENERATIVE_PATHS, Arm, BundleFacts, Deployment, Shadow
+from segue.migration.deployment import CANARY, GENERATIVE_PATHS, Arm, BundleFacts, Deployment, Shadow
 from segue.migration.ledger import Entry, Ledger, Revision, Row, now, revisions_of
 from segue.migration.settings import MigrationSettings
 from segue.schema import PathName, Stage
 
 SYSTEM: Final = "segue"  # the actor of what happens without a person
-CANARY: Final = "canary"
 CONTROL, TREATMENT = "control", "treatment"
 STAGES: Final = tuple(Stage)
 RefreshClass = Literal["data", "retrain", "recipe"]
@@ -128,6 +127,19 @@ class State:
         while (restored := self.revision(number).deployment.restores) is not None:
             number = restored
         return number
+
+    def refreshed(self, bundle: str) -> int | None:
+        """The revision whose refresh took the place of ``bundle``; None where none did, or it came back since."""
+        found = None
+        before: tuple[str, ...] = ()
+        for revision in self.revisions:
+            document = revision.deployment
+            if bundle in document.bundles:
+                found = None
+            elif bundle in before and revision.event.startswith("refresh_"):
+                found = document.revision
+            before = document.bundles
+        return found
 
     def entry(self, number: int) -> int | None:
         """The revision that entered the stage or canary which runs at ``number``; None where none runs.
@@ -265,12 +277,23 @@ class StateMachine:
         )
 
     def canary(self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM) -> Change:
-        """Another recipe begins as a small arm beside what serves; only when no other experiment runs."""
+        """Another recipe begins as a small arm beside what serves; only when no other experiment runs.
+
+        At stage cascade it is another incumbent's arm, by the decision ``canary_incumbent`` (docs/adr/0008).
+        """
         state, current = self._begun()
         if (refusal := self._refusal(state, decision, bundle)) is not None:
             return refusal
         if _has_canary(current) or current.stage in (Stage.PILOT, Stage.HYBRID):
             return Change(f"no change: one experiment runs at a time, and the stage is {current.stage}")
+        if (decision.target is Target.CANARY_INCUMBENT) != (current.stage is Stage.CASCADE):
+            return Change(
+                f"no change: decision {decision.short} is about {decision.target}, and the stage is {current.stage}"
+            )
+        if current.champion.bundle == bundle.bundle_id:
+            return Change(f"no change: bundle {_short(bundle.bundle_id)} serves already")
+        if current.stage is Stage.CASCADE and not self.brings_another_incumbent(bundle):
+            return Change(f"no change: bundle {_short(bundle.bundle_id)} brings the incumbent that serves")
         if bundle.model_id is None and current.champion.path in GENERATIVE_PATHS:
             raise Refused(f"bundle {_short(bundle.bundle_id)} has no generative model for a canary")
         share = self.settings.pilot_share
@@ -286,7 +309,7 @@ class StateMachine:
             facts=[bundle],
             decision=decision,
             actor=actor,
-            reason="a canary of another recipe",
+            reason=f"a canary of another {'incumbent' if current.stage is Stage.CASCADE else 'recipe'}",
         )
 
     def shadow(self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM) -> Change:
@@ -298,8 +321,13 @@ class StateMachine:
             return Change(f"no change: bundle {_short(bundle.bundle_id)} runs in shadow already")
         if (refusal := self._refusal(state, decision, bundle)) is not None:
             return refusal
+        if (by := state.refreshed(bundle.bundle_id)) is not None:
+            # An older run's files, out of a cache: the shadow would go back behind a refresh, and day two with it.
+            return Change(f"no change: bundle {_short(bundle.bundle_id)} was refreshed by revision {by}")
         if bundle.model_id is None:
             raise Refused(f"bundle {_short(bundle.bundle_id)} has no generative model to run in shadow")
+        # A data refresh moves arms and shadow together, so they must share what it keeps.
+        self._require_same_incumbent(state, current, bundle, "shadow")
         return self._write(
             state,
             event="shadow",
@@ -374,6 +402,12 @@ class StateMachine:
         if _has_canary(current):
             arms = tuple(arm for arm in current.arms if arm.name != CANARY)
             changes: dict[str, Any] = {"arms": _whole(arms)}
+            if current.shadow is not None and any(
+                arm.name == CANARY and arm.bundle == current.shadow.bundle for arm in current.arms
+            ):
+                # What is left must not go on in shadow either: day two would keep its incumbent.
+                before = None if entered is None else state.revision(entered - 1).deployment.shadow
+                changes["shadow"] = None if before == current.shadow else before
         elif current.stage is Stage.PILOT:
             changes = self._stage(
                 Stage.CASCADE, state.facts[current.generative_bundle or current.champion.bundle]
@@ -391,6 +425,11 @@ class StateMachine:
         if not actor.strip() or not reason.strip():
             raise StateError("an override names who does it and why")
         state, current = self._begun()
+        canary = current.canary
+        if target is Target.REFRESH_RECIPE and canary is not None and canary.bundle != bundle.bundle_id:
+            raise StateError(
+                f"bundle {_short(canary.bundle)} runs as the canary, not {_short(bundle.bundle_id)}: abandon it first"
+            )
         if target in _REFRESH:
             if current.bundles == (bundle.bundle_id,):
                 return Change(f"no change: bundle {_short(bundle.bundle_id)} serves already")
@@ -438,6 +477,11 @@ class StateMachine:
             ],
         )
 
+    def brings_another_incumbent(self, bundle: BundleFacts) -> bool:
+        """Whether ``bundle``'s incumbent is not the one that serves most."""
+        state, current = self._begun()
+        return state.facts[current.champion.bundle].incumbent_id != bundle.incumbent_id
+
     # -- inside
 
     def _begun(self) -> tuple[State, Deployment]:
@@ -474,7 +518,7 @@ class StateMachine:
             raise Refused(
                 f"{what} refused: bundle {_short(bundle.bundle_id)} brings incumbent "
                 f"{_short(bundle.incumbent_id)}, and {_short(serving)} serves: "
-                "that is a refresh of class recipe"
+                "another incumbent comes by way of a canary, at stage cascade"
             )
 
     def _require_class(
@@ -733,7 +777,7 @@ def _share(value: float) -> float:
 
 
 def _has_canary(deployment: Deployment) -> bool:
-    return any(arm.name == CANARY for arm in deployment.arms)
+    return deployment.canary is not None
 
 
 def _is_generative(deployment: Deployment) -> bool:

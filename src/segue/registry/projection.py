@@ -55,9 +55,8 @@ def desired(state: State) -> dict[str, str]:
         if revision.deployment.champion.bundle != current.champion.bundle:
             found[PREVIOUS] = revision.deployment.champion.bundle
             break
-    canary = next((arm.bundle for arm in current.arms if arm.name == "canary"), None)
-    if canary is not None:
-        found[CHALLENGER] = canary
+    if current.canary is not None:
+        found[CHALLENGER] = current.canary.bundle
     elif current.shadow is not None:
         found[CHALLENGER] = current.shadow.bundle
     for stage in STAGES[1 : STAGES.index(current.stage) + 1]:

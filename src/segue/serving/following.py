@@ -29,6 +29,9 @@ from segue.serving.routing import arm_for
 
 logger = logging.getLogger("segue.serving")
 
+MISSED_POLLS = 10  # looks at the document that a follower may miss before it is said to have stopped looking
+LEAST_SILENCE_SECONDS = 30.0  # a bundle's loading takes a while, and nothing is looked at meanwhile
+
 SERVABLE = frozenset({PathName.CASCADE, PathName.GENERATIVE, PathName.POPULARITY})
 
 
@@ -98,6 +101,9 @@ class Follower:
     problem: str | None = None  # why the newest document is not followed; None: it is
     refused: int = 0  # documents that were not followed
     checked_at: float = 0.0  # when the document was last read, seconds since 1970
+    looked_at: float = (
+        0.0  # when it was last looked for, whether or not it could be read: seconds of a monotonic clock
+    )
     _text: str = ""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -107,6 +113,7 @@ class Follower:
 
         Raises StateError where neither can be used.
         """
+        self.looked_at = time.monotonic()
         self.poll()
         if self.serving is None:
             self._restore()
@@ -121,8 +128,21 @@ class Follower:
             for engine in self.serving.engines.values():
                 engine.close()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why what serves may not be what is deployed: :attr:`problem`, or that nobody looks any more."""
+        if self._thread is not None and not self._thread.is_alive():
+            return f"{self.source} is not followed any more: its thread has ended"
+        silence = time.monotonic() - self.looked_at
+        if self._thread is not None and silence > max(
+            MISSED_POLLS * self.poll_seconds, LEAST_SILENCE_SECONDS
+        ):
+            return f"{self.source} has not been looked at for {silence:.0f} s: a read or a bundle's loading hangs"
+        return self.problem
+
     def poll(self) -> bool:
         """Look at the document once; whether a new one was adopted. Nothing is raised: see ``problem``."""
+        self.looked_at = time.monotonic()
         try:
             text = self._read()
             self.checked_at = time.time()

@@ -206,7 +206,7 @@ class Service:
     def health(self) -> dict[str, Any]:
         """What serves and what is wrong; ``status``: ``ok``, or ``degraded`` where a person should look."""
         serving = self._serving()
-        problem = None if self._follower is None else self._follower.problem
+        problem = None if self._follower is None else self._follower.trouble
         failures = {
             f"{bundle[:12]} {path.value}: {reason}": count
             for bundle, engine in serving.engines.items()

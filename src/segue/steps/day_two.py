@@ -9,32 +9,63 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segue.artifacts import read_json, verify, write_json
+from segue.artifacts import read_json, read_manifest, verify, write_json
 from segue.bases import KEEPABLE, read_base, store_copy, write_base
+from segue.canonical import sha256_of
 from segue.errors import StateError
-from segue.steps.registry import STEPS, in_order, upstream
+from segue.migration.deployment import CANARY
+from segue.params import Params
+from segue.steps.registry import STEPS, get, in_order, upstream
 from segue.workspace import Workspace
 
 RunSteps = Callable[[Sequence[str]], None]
 WEIGHTS = ("generative_model", "refit")
+# What a bundle of the incumbent alone was made from: its own fits, and the vocabulary of the vectors they read.
+INCUMBENT_ALONE = ("attribute_embeddings", "incumbent", "incumbent_refit")
 
 
-def record_served(workspace: Workspace, dataset: str, bundle_id: str) -> None:
+def record_served(
+    workspace: Workspace, dataset: str, bundle_id: str, steps: Sequence[str] = KEEPABLE
+) -> None:
     """Remember, by bundle, the artifacts that it was made from, so that a later day can keep exactly what serves.
 
-    Called when a bundle is published. Idempotent: the first record of a bundle stays.
+    Called when a bundle is published; ``steps`` are those that it was made from. Idempotent: the first record of a
+    bundle stays.
     """
     path = _served_file(workspace, dataset, bundle_id)
     if path.is_file():
         return
     made_from: dict[str, str] = {}
-    for name in KEEPABLE:
+    for name in steps:
         folder = workspace.step(dataset, name)
         if folder.is_dir():
             manifest = verify(folder)
             store_copy(folder, workspace.kept(dataset) / name / manifest.content_sha256)
             made_from[name] = manifest.content_sha256
+    if "splits" in made_from and "generative_model" in made_from:
+        _let_splits_be_those_of_the_weights(workspace, dataset, made_from)
     write_json(path, made_from)
+
+
+def _let_splits_be_those_of_the_weights(
+    workspace: Workspace, dataset: str, made_from: dict[str, str]
+) -> None:
+    """``splits`` is kept to be compared with by ``drift``, which asks what has changed since the weights were trained.
+
+    Weights that were kept for ten days have seen ten days ago's events: were today's splits recorded, every day would
+    be compared with the day before, and no slow growth would ever ask for a retrain.
+    """
+    manifest = read_manifest(workspace.step(dataset, "generative_model"))
+    base = read_base(workspace, dataset)
+    keeps = get("generative_model").keeps
+    anew = manifest.inputs.get("base") == sha256_of(dict.fromkeys(keeps))
+    trained_on = manifest.inputs.get("splits") if anew else base["splits"]
+    if trained_on == made_from["splits"]:
+        return
+    if trained_on is not None and (workspace.kept(dataset) / "splits" / trained_on).is_dir():
+        made_from["splits"] = trained_on
+    else:
+        del made_from["splits"]  # not known, or nowhere any more: drift says that nothing is kept of them
 
 
 def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) -> dict[str, str | None]:
@@ -46,7 +77,8 @@ def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) ->
     path = _served_file(workspace, dataset, bundle_id)
     if not path.is_file():
         raise StateError(
-            f"{path} is missing: the served bundle {bundle_id} carries no generative model yet; run `segue run` first"
+            f"{path} is missing: it is not known what the served bundle {bundle_id} was made from; "
+            "`segue keep --nothing` and `segue run` build everything anew"
         )
     made_from = read_json(path)
     assert isinstance(made_from, dict)
@@ -57,10 +89,17 @@ def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) ->
     return base
 
 
-def day_two(workspace: Workspace, dataset: str, run_steps: RunSteps, say: Callable[[str], None]) -> str:
+def day_two(
+    workspace: Workspace, dataset: str, params: Params, run_steps: RunSteps, say: Callable[[str], None]
+) -> str:
     """The whole loop. Returns the drift verdict. ``run_steps`` brings the named steps and their inputs up to date."""
+    from segue.data.inbox import take_inbox  # heavy: it reads tables
+
+    # What can be refused comes first: a file leaves the inbox only for a run that has begun.
     keep_served(workspace, dataset)
     say("keeping what serves; taking in what arrived")
+    for told in take_inbox(workspace, dataset, params):
+        say(told)
     run_steps([step.name for step in in_order(upstream(["drift"]))])
     report = read_json(workspace.step(dataset, "drift") / "drift.json")
     assert isinstance(report, dict)
@@ -84,10 +123,14 @@ def _served_file(workspace: Workspace, dataset: str, bundle_id: str) -> Path:
 
 
 def served_bundle(workspace: Workspace, dataset: str) -> str:
-    """The bundle whose making is to be kept: the shadow's, else the last arm's. Raises StateError before a deployment."""
+    """The bundle whose making is to be kept: the shadow's, else the last arm's; never a canary's, which is on trial.
+
+    Raises StateError before a deployment.
+    """
     path = workspace.state(dataset) / "deployment" / "current.json"
     if not path.is_file():
         raise StateError(f"nothing is deployed for {dataset} yet: `segue run --dataset {dataset}` first")
     document = json.loads(path.read_text(encoding="utf-8"))["deployment"]
     shadow = document.get("shadow")
-    return str(shadow["bundle"] if shadow else document["arms"][-1]["bundle"])
+    arms = [arm for arm in document["arms"] if arm["name"] != CANARY]
+    return str(shadow["bundle"] if shadow else arms[-1]["bundle"])

@@ -8,6 +8,7 @@ import polars as pl
 
 from segue.artifacts import read_json, write_json
 from segue.errors import ArtifactError
+from segue.items import Items
 from segue.steps.runner import StepContext
 from segue.tokenizers.codebook import Codebook
 from segue.tokenizers.drift import drift_report, nothing_kept
@@ -30,6 +31,7 @@ def run(context: StepContext) -> None:
             codebook=Codebook.load(context.inputs["codebook"]),
             current=ItemMap.load(context.inputs["item_map"]),
             kept=ItemMap.load(kept_map),
+            trained_items=Items.load(kept_splits).ids,
             events=_events(context.inputs["splits"]),
             kept_events=_events(kept_splits),
             heldout_error=quality["heldout_error"],

@@ -39,15 +39,12 @@ def run_day_two(workspace: Workspace, dataset: str, engine: EngineName, override
     params = load_params(workspace, dataset, overrides)
     served_bundle(workspace, dataset)  # refused here in one line, not from within a run
     if engine == "dvc":
-        from segue.data.inbox import take_inbox  # heavy: it reads tables
-
         _refuse_overrides(overrides)
         with dataset_lock(workspace.state(dataset), purpose="day two under dvc"):
-            for told in take_inbox(workspace, dataset, params):
-                print(told, flush=True)
             day_two(
                 workspace,
                 dataset,
+                params,
                 run_steps=lambda names: dvc.repro(workspace, dataset, names),
                 say=lambda message: print(message, flush=True),
             )

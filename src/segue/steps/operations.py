@@ -56,15 +56,24 @@ def abandon(workspace: Workspace, dataset: str, *, actor: str | None = None, rea
 
 
 def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, reason: str) -> str:
-    """Do without a passing gate what a decision about the newest bundle for ``target`` would do."""
+    """Do without a passing gate what a decision about the newest bundle for ``target`` would do.
+
+    A recipe refresh concludes the canary that runs, whichever bundle is the newest meanwhile.
+    """
     from segue.migration.gates import read_facts
     from segue.registry.bundle import publish
-
-    folder = workspace.step(dataset, "bundle")
-    facts = read_facts(folder)
+    from segue.steps.day_two import record_served
 
     def event(machine: StateMachine) -> Change:
-        publish(folder, workspace.bundles(dataset))
+        state = machine.state
+        canary = None if state.current is None else state.current.canary
+        if target is Target.REFRESH_RECIPE and canary is not None:
+            facts = state.facts[canary.bundle]  # published and recorded when it became an arm
+        else:
+            folder = workspace.step(dataset, "bundle")
+            facts = read_facts(folder)
+            publish(folder, workspace.bundles(dataset))
+            record_served(workspace, dataset, facts.bundle_id)
         return machine.override(facts, target, actor=actor, reason=reason)
 
     return _by_hand(workspace, dataset, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from segue.tokenizers.codebook import Codebook
@@ -22,17 +23,19 @@ def drift_report(
     codebook: Codebook,
     current: ItemMap,
     kept: ItemMap,
+    trained_items: Collection[str],
     events: int,
     kept_events: int,
     heldout_error: float | None,
     settings: DriftSettings,
 ) -> dict[str, Any]:
-    """What has changed since ``kept``, and what the thresholds say about it.
+    """What has changed, and what the thresholds say about it.
 
-    Too many new items or events since what is kept: *retrain*. The codebook does not fit the items any more
-    (too many that it was not made on, codes that describe them badly, prefixes without room): *new_codebook*,
-    which outweighs the former. A figure that cannot be computed is null and decides nothing. Raises
-    BindingError where the maps belong to another codebook.
+    ``trained_items`` and ``kept_events`` are of the data that the kept weights were trained on, however often new
+    items were inserted since; ``kept`` is the newest item map. Too many new items or events since then: *retrain*.
+    The codebook does not fit the items any more (too many that it was not made on, codes that describe them badly,
+    prefixes without room): *new_codebook*, which outweighs the former. A figure that cannot be computed is null and
+    decides nothing. Raises BindingError where the maps belong to another codebook.
     """
     kept.require_codebook(codebook)
     current.require_codebook(codebook)
@@ -40,6 +43,7 @@ def drift_report(
     items = int(active.sum())
     was_active = {item for item, gone in zip(kept.item_ids, kept.retired, strict=True) if not gone}
     now_active = {item for item, is_active in zip(current.item_ids, active, strict=True) if is_active}
+    new_items = now_active.difference(trained_items)
     inserted = active & (current.revision_added > 1)
     inserted_error = ratio = None
     if inserted.sum() >= max(settings.min_inserted_items, 1):
@@ -52,12 +56,12 @@ def drift_report(
     free = current.room()["free"]
     figures: dict[str, float | int | None] = {
         "items": items,
-        "new_items": len(now_active - was_active),
+        "new_items": len(new_items),
         "retired_items": len(was_active - now_active),
         "inserted_items": int(inserted.sum()),
         "events": events,
         "new_events": max(events - kept_events, 0),
-        "new_item_share": _share(len(now_active - was_active), items),
+        "new_item_share": _share(len(new_items), items),
         "new_event_share": _share(max(events - kept_events, 0), events),
         "inserted_share": _share(int(inserted.sum()), items),
         "full_prefix_share": _share(int((free <= 0).sum()), len(free)),
@@ -66,10 +70,16 @@ def drift_report(
         "distance_ratio": ratio,
     }
     retrain = _above(
-        figures, "new_item_share", settings.max_new_item_share, "of the items are new since what is kept"
+        figures,
+        "new_item_share",
+        settings.max_new_item_share,
+        "of the items are new since the weights were trained",
     )
     retrain += _above(
-        figures, "new_event_share", settings.max_new_event_share, "of the events are new since what is kept"
+        figures,
+        "new_event_share",
+        settings.max_new_event_share,
+        "of the events are new since the weights were trained",
     )
     rebuild = _above(
         figures,

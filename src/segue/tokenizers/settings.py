@@ -47,8 +47,8 @@ class TokenizerSettings(Settings):
 class DriftSettings(Settings):
     """When the day-two job retrains instead of keeping."""
 
-    max_new_item_share: float = 0.3  # items since what is kept: above it, retrain
-    max_new_event_share: float = 0.2  # events since what is kept: above it, retrain
+    max_new_item_share: float = 0.3  # items since the weights were trained: above it, retrain
+    max_new_event_share: float = 0.2  # events since the weights were trained: above it, retrain
     max_inserted_share: float = 0.5  # items that the codebook was not fitted on: above it, a new codebook
     max_distance_ratio: float = 1.5  # reconstruction error of inserted items over that of held-out ones
     max_full_prefix_share: float = 0.5  # of the prefixes in use: above it, a new codebook
