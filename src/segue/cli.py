@@ -119,20 +119,30 @@ def init(
     interactions: Annotated[str, typer.Argument(help="Your interactions: a CSV or Parquet file")],
     catalogue: Annotated[str | None, typer.Option(help="Your catalogue: a CSV or Parquet file")] = None,
     name: Annotated[str | None, typer.Option(help="The profile's name; default: the file's")] = None,
-    user_column: Annotated[str | None, typer.Option()] = None,
-    item_column: Annotated[str | None, typer.Option()] = None,
-    timestamp_column: Annotated[str | None, typer.Option()] = None,
+    user_column: Annotated[str | None, typer.Option(help="Needed only where it cannot be told")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Likewise")] = None,
+    timestamp_column: Annotated[
+        str | None, typer.Option(help="Likewise; none: rows in order of time")
+    ] = None,
+    action_column: Annotated[str | None, typer.Option(help="Likewise; none: there is none")] = None,
+    separator: Annotated[str | None, typer.Option(help="Of the interactions, where unusual")] = None,
 ) -> None:
     """Look at your table and write a commented profile for it."""
     from segue.data.profiles import init_profile
 
-    chosen = {"user_id": user_column, "item_id": item_column, "timestamp": timestamp_column}
+    chosen = {
+        "user_id": user_column,
+        "item_id": item_column,
+        "timestamp": timestamp_column,
+        "action": action_column,
+    }
     written = init_profile(
         Workspace.find(),
         interactions,
         catalogue,
         name,
         columns={key: value for key, value in chosen.items() if value},
+        separator=separator,
     )
     for path in written:
         print(f"wrote {path}")

@@ -90,7 +90,7 @@ def test_parquet_with_times_of_its_own(workspace: Workspace) -> None:
             "user_id,movie_id,product_id,timestamp",
             r"item_id; it could be 'movie_id', 'product_id'.*--item-column",
         ),
-        ("user_id,item_id,a,b", "timestamp; it could be 'user_id', 'item_id', 'a', 'b'.*--timestamp-column"),
+        ("user_id,item_id,a,b", "timestamp, for none holds.*could be 'a', 'b': pass --timestamp-column"),
         ("kunde,artikel,x,timestamp", "user_id; it could be 'kunde', 'artikel', 'x'.*--user-column"),
     ],
 )
@@ -112,6 +112,94 @@ def test_options_settle_it(workspace: Workspace) -> None:
     assert read_dataset(params.data, workspace).interactions["timestamp"].to_list() == [None, None]
     with pytest.raises(DataError, match="has no column 'client'"):
         init_profile(workspace, path, name="b", columns={"user_id": "client"})
+
+
+def test_an_unusual_separator_is_an_option(workspace: Workspace) -> None:
+    path = put(workspace, "c.csv", "user_id^item_id^time\n1^2^1500000000\n3^4^1500000001\n")
+    init_profile(workspace, path, separator="^")
+    assert read_dataset(load_params(workspace, "c").data, workspace).interactions["item_id"].to_list() == [
+        "2",
+        "4",
+    ]
+
+
+def many(header: str, row: str, rows: int = 400) -> str:
+    """``rows`` rows; {u} has 80 values, {i} 60, {n} as many as there are rows."""
+    lines = [
+        row.format(u=f"{n % 80:03}", i=f"{n * 7 % 60:03}", n=n, t=1_500_000_000 + n) for n in range(rows)
+    ]
+    return "\n".join([header, *lines]) + "\n"
+
+
+ITEMS = "kennung,name\n" + "".join(f"{n:03},Ding {n}\n" for n in range(70))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "expected"),
+    [
+        # One name is enough: of the rest only one column could be the other.
+        ("user,ding,gerundet,t", "u{u},{i},3,{t}", {"user_id": "user", "item_id": "ding"}),
+        ("kunde,item,nummer,t", "u{u},{i},{n},{t}", {"user_id": "kunde", "item_id": "item"}),
+        # The catalogue knows the item's column, whatever its name and place.
+        ("ding,kunde,t", "{i},u{u},{t}", {"user_id": "kunde", "item_id": "ding"}),
+        # Both number columns are known to it, but only one goes by the same name.
+        ("kennung,kunde,t", "{i},{u},{t}", {"user_id": "kunde", "item_id": "kennung"}),
+        # An action shows by its values.
+        (
+            "user,item,art,t",
+            "{u},{i},add_to_cart,{t}",
+            {"user_id": "user", "item_id": "item", "action": "art"},
+        ),
+    ],
+)
+def test_columns_without_a_known_name_are_told_by_their_values(
+    workspace: Workspace, header: str, row: str, expected: dict[str, str]
+) -> None:
+    init_profile(workspace, put(workspace, "a.csv", many(header, row)), put(workspace, "items.csv", ITEMS))
+    data = load_params(workspace, "a").data
+    assert data.interactions is not None
+    assert data.interactions.columns == {**expected, "timestamp": "t"}
+    assert data.catalogue is not None
+    assert data.catalogue.columns["item_id"] == "kennung"
+
+
+def test_movietweetings_columns_need_no_option(workspace: Workspace) -> None:
+    events = put(workspace, "tweets.csv", many("user,movie,rating,time", "{u},{i},7,{t}"))
+    movies = put(workspace, "movies.csv", ITEMS.replace("kennung,name", "movie,title"))
+    init_profile(workspace, events, movies)
+    source = load_params(workspace, "tweets").data.interactions
+    assert source is not None
+    assert source.columns == {"user_id": "user", "item_id": "movie", "timestamp": "time", "weight": "rating"}
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("kunde,ding,t", "{u},{i},{t}", r"item_id; it could be 'kunde', 'ding': pass --item-column"),
+        ("user,ding,ort,t", "u{u},x{i},o{u},{t}", r"item_id; it could be 'ding', 'ort': pass --item-column"),
+        (
+            "user,item,a,b,t",
+            "u{u},{i},view,buy,{t}",
+            r"action; it could be 'a', 'b': pass --action-column.*none",
+        ),
+        ("user,item,a,b", "u{u},{i},{t},{t}", r"timestamp; it could be 'a', 'b': pass --timestamp-column"),
+    ],
+)
+def test_what_the_values_do_not_settle_is_asked_for(
+    workspace: Workspace, header: str, row: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        init_profile(
+            workspace, put(workspace, "a.csv", many(header, row)), put(workspace, "items.csv", ITEMS)
+        )
+
+
+def test_a_file_without_header_shows_what_its_numbered_columns_hold(workspace: Workspace) -> None:
+    path = put(workspace, "users.dat", "1::177651718\n2::3141592\n")
+    with pytest.raises(
+        DataError, match=r"no header, so its columns are counted from 1.*'2' \(such as '177651718'\)"
+    ):
+        init_profile(workspace, path)
 
 
 def test_two_candidates_for_an_optional_column_become_a_comment(workspace: Workspace) -> None:
@@ -142,8 +230,12 @@ def test_names(workspace: Workspace) -> None:
 def test_shapeless_files(workspace: Workspace) -> None:
     with pytest.raises(DataError, match="fewer than two rows"):
         init_profile(workspace, put(workspace, "a.csv", "user_id,item_id\n"))
-    with pytest.raises(DataError, match="cuts its lines into equal fields"):
+    with pytest.raises(DataError, match=r"tab .*, comma .*were tried as separators and none cuts its lines"):
         init_profile(workspace, put(workspace, "b.csv", "one\ntwo\nthree\n"))
+    with pytest.raises(DataError, match=r"'\^' fits: pass --separator '\^'"):
+        init_profile(workspace, put(workspace, "c.csv", "user_id^item_id\n1^2\n3^4\n"))
+    with pytest.raises(DataError, match=r"comma \(','\) comes nearest, and cuts only 60%"):
+        init_profile(workspace, put(workspace, "d.csv", "a,b\n1,2\n3,4\n5\n6\n"))
     with pytest.raises(DataError, match="cannot be read"):
         init_profile(workspace, workspace.root / "gone.csv")
 
