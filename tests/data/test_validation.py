@@ -13,7 +13,8 @@ import pytest
 
 from segue.artifacts import read_json
 from segue.data.expectations import RowRule, TableToJudge, judge
-from segue.data.settings import ValidationSettings
+from segue.data.settings import TableSource, ValidationSettings
+from segue.data.sources import read_table
 from segue.data.validation import Validated, validate
 from segue.errors import DataError, SegueError
 from segue.params import SECTIONS, Params
@@ -75,11 +76,11 @@ def test_every_bad_row_gets_its_reason(tmp_path: Path) -> None:
     table = events([*good, *BAD.values()])
     found = run(tmp_path, table, catalogue(["a", "b"]), min_weight=0, max_weight=5)
     assert found.interactions.rows() == table.head(3).rows()
-    assert found.quarantine["row"].to_list() == list(range(3, 16))
+    assert found.quarantine["row"].to_list() == list(range(4, 17))  # counted from 1
     for reason, expected in zip(found.quarantine["reason"], BAD, strict=True):
         assert reason.split("; ")[0] == expected
     records = [json.loads(record) for record in found.quarantine["record"]]
-    assert records[9] == {"user_id": "u", "item_id": "a", "timestamp": 5, "order": 12, "weight": "nan"}
+    assert records[9] == {"user_id": "u", "item_id": "a", "timestamp": 5, "weight": "nan"}
     assert found.results["rows"]["interactions"] == {"read": 16, "kept": 3, "set_aside": 13}
     assert found.results["users_left_without_events"] == {"count": 2, "first": [" u", "u\nv"]}
     counted = {
@@ -109,7 +110,7 @@ def test_bad_items_and_emptied_fields(tmp_path: Path) -> None:
         (None, 2000, None),
     ]
     bad = found.quarantine.filter(pl.col("table") == "catalogue")
-    assert bad["row"].to_list() == [1, 2, 3, 4, 5]
+    assert bad["row"].to_list() == [2, 3, 4, 5, 6]
     assert bad["reason"][3].startswith(
         "price is negative, NaN or infinite (field emptied, row kept); year lies"
     )
@@ -127,6 +128,16 @@ def test_ids_with_blanks_around_them_are_set_aside_and_never_stripped(tmp_path: 
         "user_id begins or ends with a blank",
         "user_id is empty or holds a line break or another control character",
     ]
+
+
+def test_ingestion_and_quarantine_count_rows_alike(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    source = TableSource(path="a.csv")
+    path.write_text("user_id,item_id,timestamp,weight\nu,a,1,1\nu,b,2,bad\n")
+    with pytest.raises(DataError, match="data row 2: 'bad' is no number"):
+        read_table(source, "interactions", tmp_path)
+    path.write_text("user_id,item_id,timestamp,weight\nu,a,1,1\nu,b,2,nan\n")
+    assert run(tmp_path, read_table(source, "interactions", tmp_path)).quarantine["row"].to_list() == [2]
 
 
 def test_without_a_catalogue_the_items_are_those_of_the_events(tmp_path: Path) -> None:
