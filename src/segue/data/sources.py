@@ -18,6 +18,7 @@ import fsspec
 import polars as pl
 from fsspec.core import url_to_fs
 
+from segue.data.csv_shape import find_fault, fitting, named
 from segue.data.settings import TableSource
 from segue.errors import DataError
 from segue.schema import Catalogue, Interactions
@@ -167,7 +168,8 @@ def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: st
         if theirs is None:
             if ours in source.columns or ours in REQUIRED[kind]:
                 raise DataError(
-                    f"{where}: no column {source.columns.get(ours, ours)!r} for {ours}; it has "
+                    _cut_otherwise(frame, source, where)
+                    or f"{where}: no column {source.columns.get(ours, ours)!r} for {ours}; it has "
                     f"{', '.join(repr(name) for name in frame.columns)}: "
                     f"name the right one under `columns: {{{ours}: …}}` of {kind}"
                 )
@@ -182,6 +184,20 @@ def find_mapping(columns: list[str], mapping: Mapping[str, str], kind: Kind) -> 
     names."""
     lowered = {name.lower() for name in columns}
     return all(mapping.get(name, name).lower() in lowered for name in REQUIRED[kind])
+
+
+def _cut_otherwise(frame: pl.DataFrame, source: TableSource, where: str) -> str | None:
+    """What to say of a CSV that its separator does not cut at all while another would."""
+    if frame.width != 1 or source.path is None or _is_parquet(source.path, source):
+        return None
+    lines = [str(value) for value in frame.to_series().drop_nulls().head(200).to_list()]
+    other = fitting([*frame.columns, *lines] if source.has_header else lines, source.separator)
+    if other is None:
+        return None
+    return (
+        f"{where} has one column when cut at {named(source.separator)}; {named(other)} fits: "
+        f"set `separator: {other!r}`"
+    )
 
 
 def _find_column(frame: pl.DataFrame, name: str) -> str | None:
@@ -248,10 +264,13 @@ def _parse_csv(content: bytes, name: str, source: TableSource) -> pl.DataFrame:
             text.encode("utf-8"), separator=source.separator, has_header=source.has_header, infer_schema=False
         )
     except pl.exceptions.PolarsError as error:
+        broken = find_fault(text, source.separator) or _first_line(error)
         raise DataError(
-            f"{name} is no CSV with the separator {source.separator!r} ({_first_line(error)}): "
-            "look for a row with more fields than the first, or an open quotation mark"
+            f"{name}, {broken}: mend it there, or name the right `separator` in the profile"
         ) from error
+    # polars fills a row that is too short with nulls. Such a row ends in a null, so the costly look is seldom needed.
+    if frame.width > 1 and frame.to_series(-1).null_count() and (fault := find_fault(text, source.separator)):
+        raise DataError(f"{name}, {fault}: mend it there")
     if not source.has_header:
         frame.columns = [str(number) for number in range(1, frame.width + 1)]
     return frame
@@ -271,20 +290,16 @@ def _decode(content: bytes, name: str, encoding: str) -> str:
 
 
 def _split_lines(text: str, name: str, source: TableSource) -> pl.DataFrame:
+    if (fault := find_fault(text, source.separator)) is not None:
+        raise DataError(f"{name}, {fault}: mend it there, or name the right `separator` in the profile")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
-    rows = [(number, line.split(source.separator)) for number, line in enumerate(lines, 1) if line]
-    width = len(rows[0][1])
-    for number, fields in rows:
-        if len(fields) != width:
-            raise DataError(
-                f"{name}, line {number}: {len(fields)} fields between {source.separator!r}, "
-                f"the first line has {width}"
-            )
-    header = rows.pop(0)[1] if source.has_header else [str(number) for number in range(1, width + 1)]
+    rows = [line.split(source.separator) for line in lines if line]
+    width = len(rows[0])
+    header = rows.pop(0) if source.has_header else [str(number) for number in range(1, width + 1)]
     if len(set(header)) != width:
         raise DataError(f"{name}: two columns have the same name in {', '.join(header)}")
     return pl.DataFrame(
-        {column: [fields[index] or None for _, fields in rows] for index, column in enumerate(header)},
+        {column: [fields[index] or None for fields in rows] for index, column in enumerate(header)},
         schema=dict.fromkeys(header, pl.String),
     )
 
