@@ -160,15 +160,18 @@ def data_fetch(dataset: Annotated[str, typer.Argument()] = DEFAULT) -> None:
 @data_app.command("append")
 def data_append(
     dataset: Dataset = DEFAULT,
-    events: Annotated[Path | None, typer.Option(help="New interactions: CSV or Parquet")] = None,
-    items: Annotated[Path | None, typer.Option(help="New or changed items: CSV or Parquet")] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="New interactions: CSV or Parquet, file or folder")
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="New or changed items: likewise")] = None,
 ) -> None:
     """Add events and items that arrived since; `segue day-two` then takes them in."""
-    from segue.data.append import append
+    from segue.data.append import append, tell
     from segue.params import load_params
 
     workspace = Workspace.find()
-    _print(append(workspace, dataset, load_params(workspace, dataset), events=events, items=items))
+    for line in tell(append(workspace, dataset, load_params(workspace, dataset), events=events, items=items)):
+        print(line)
 
 
 @app.command("day-two")

@@ -201,6 +201,13 @@ def test_truncated_parquet(tmp_path: Path) -> None:
         events(tmp_path, path="a.parquet")
 
 
+def test_parquet_under_the_wrong_format_is_named(tmp_path: Path) -> None:
+    pl.DataFrame({"user_id": ["a"], "item_id": ["b"]}).write_parquet(tmp_path / "a.dat")
+    with pytest.raises(DataError, match=r"a\.dat is a Parquet file: say `format: parquet`"):
+        events(tmp_path, path="a.dat", format="csv")
+    assert events(tmp_path, path="a.dat").height == 1
+
+
 def test_folder_glob_and_url_are_read_in_order_of_name(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     for name, user in (("b.csv", "2"), ("a.csv", "1"), ("_SUCCESS", "9"), (".a.csv.crc", "9")):

@@ -67,6 +67,7 @@ REQUIRED: Final[dict[Kind, tuple[str, ...]]] = {
     "interactions": (Interactions.USER, Interactions.ITEM),
     "catalogue": (Catalogue.ITEM,),
 }
+_PARQUET: Final = b"PAR1"  # with which every Parquet file begins
 _UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _ENDINGS: Final = {
     "parquet": (".parquet", ".pq"),
@@ -89,7 +90,7 @@ def read_table(source: TableSource, kind: Kind, root: Path) -> pl.DataFrame:
             canonicalize(_read_sql(source, source.sql, kind), source, kind, where=f"the query of {kind}")
         ]
     else:
-        names = _list_files(source, kind, root)
+        names = list_files(source, kind, root)
         parts = [canonicalize(read_file(name, source), source, kind, where=name) for name in names]
     table = pl.concat(parts)
     if table.is_empty():
@@ -138,6 +139,29 @@ def expand(path: str, root: Path) -> str:
 
 def read_file(name: str, source: TableSource) -> pl.DataFrame:
     """One file as it stands; CSV as strings. ``name`` is a path or URL. Raises DataError."""
+    content = _read_bytes(name)
+    starts_as_parquet = content.startswith(_PARQUET)
+    if is_parquet(name, source) or (source.format == "auto" and starts_as_parquet):
+        if content and not starts_as_parquet:
+            raise DataError(
+                f"{name} is no Parquet file: give it the ending of what it is (.csv), or write it again"
+            )
+        return _parse_parquet(content, name)
+    if starts_as_parquet:
+        raise DataError(f"{name} is a Parquet file: say `format: parquet` in the profile")
+    return _parse_csv(content, name, source)
+
+
+def first_lines(name: str, source: TableSource) -> list[str]:
+    """The first lines of a CSV that are not blank, as text; none of a Parquet file. Raises DataError."""
+    content = _read_bytes(name)
+    if content.startswith(_PARQUET) or is_parquet(name, source):
+        return []
+    lines = _decode(content, name, source.encoding)[:1_000_000].splitlines()
+    return [line for line in lines[:200] if line.strip()]
+
+
+def _read_bytes(name: str) -> bytes:
     try:
         with fsspec.open(name, "rb", compression="infer") as file:
             content: bytes = file.read()
@@ -145,7 +169,7 @@ def read_file(name: str, source: TableSource) -> pl.DataFrame:
         raise DataError(f"{name} does not exist") from error
     except (OSError, EOFError, ValueError, ImportError) as error:
         raise DataError(f"{name} cannot be read: {error}") from error
-    return _parse_parquet(content, name) if _is_parquet(name, source) else _parse_csv(content, name, source)
+    return content
 
 
 def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: str) -> pl.DataFrame:
@@ -188,7 +212,7 @@ def find_mapping(columns: list[str], mapping: Mapping[str, str], kind: Kind) -> 
 
 def _cut_otherwise(frame: pl.DataFrame, source: TableSource, where: str) -> str | None:
     """What to say of a CSV that its separator does not cut at all while another would."""
-    if frame.width != 1 or source.path is None or _is_parquet(source.path, source):
+    if frame.width != 1 or source.path is None or is_parquet(source.path, source):
         return None
     lines = [str(value) for value in frame.to_series().drop_nulls().head(200).to_list()]
     other = fitting([*frame.columns, *lines] if source.has_header else lines, source.separator)
@@ -207,13 +231,15 @@ def _find_column(frame: pl.DataFrame, name: str) -> str | None:
     return similar[0] if len(similar) == 1 else None
 
 
-def _is_parquet(name: str, source: TableSource) -> bool:
+def is_parquet(name: str, source: TableSource) -> bool:
+    """Whether ``name`` is to be read as Parquet, by what the profile says or by its ending."""
     return source.format == "parquet" or (
         source.format == "auto" and name.lower().endswith(_ENDINGS["parquet"])
     )
 
 
-def _list_files(source: TableSource, kind: Kind, root: Path) -> list[str]:
+def list_files(source: TableSource, kind: Kind, root: Path) -> list[str]:
+    """The files of ``source.path`` (a file, folder, glob or URL), by name. Raises DataError where there is none."""
     assert source.path is not None
     path = expand(source.path, root)
     if "://" not in path:
@@ -398,7 +424,8 @@ def _as_seconds(column: pl.Series, unit: str, where: str) -> pl.Series:
             return column.cast(pl.Int64)
         if column.dtype != pl.String:
             raise DataError(
-                f"{where} holds {column.dtype}, no ISO 8601 times: set `timestamp_unit` to s, ms or us"
+                f"{where} holds {column.dtype}, no ISO 8601 times: write times of a date-and-time type or as ISO text, "
+                "or set `timestamp_unit` to s, ms or us"
             )
         return _parse_iso(column, where)
     complaint = f"no time in {unit} since 1970 (see `timestamp_unit`)"
