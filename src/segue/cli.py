@@ -261,7 +261,13 @@ def status(dataset: Dataset = DEFAULT) -> None:
     """What serves, and the ledger's last entries."""
     from segue.steps.operations import status as deployment_status
 
-    _print(deployment_status(_known(dataset), dataset))
+    found = deployment_status(_known(dataset), dataset)
+    if found["deployment"] is None:
+        print(
+            f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
+        )
+    else:
+        _print(found)
 
 
 @app.command()

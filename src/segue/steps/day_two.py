@@ -87,7 +87,9 @@ def served_bundle(workspace: Workspace, dataset: str) -> str:
     """The bundle whose making is to be kept: the shadow's, else the last arm's. Raises StateError before a deployment."""
     path = workspace.state(dataset) / "deployment" / "current.json"
     if not path.is_file():
-        raise StateError(f"nothing is deployed for {dataset} yet: `segue run --dataset {dataset}` first")
+        raise StateError(
+            f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
+        )
     document = json.loads(path.read_text(encoding="utf-8"))["deployment"]
     shadow = document.get("shadow")
     return str(shadow["bundle"] if shadow else document["arms"][-1]["bundle"])
