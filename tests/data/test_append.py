@@ -156,6 +156,17 @@ def test_csv_is_appended_to_sources_whose_times_have_a_type(workspace: Workspace
     assert [table["timestamp"].to_list() for table in tables] == [[9], [11]]
 
 
+def test_appended_titles_are_split_as_the_profile_says(workspace: Workspace) -> None:
+    catalogue = {"path": "items.csv", "columns": {"title": "name"}, "title_holds_year": True}
+    params = make_params(interactions={"path": "shop.csv"}, catalogue=catalogue)
+    append(workspace, "shop", params, None, put(workspace, "1.csv", "item_id,name\nc,Heat (1995)\n"))
+    append(
+        workspace, "shop", params, None, put(workspace, "2.csv", "item_id,title,year\nd,Alien (1979),1980\n")
+    )
+    rows = [table.select("title", "year").row(0) for table in read_landed(workspace, "shop", "catalogue")]
+    assert rows == [("Heat", 1995), ("Alien", 1980)]
+
+
 def test_a_folder_of_parts_is_appended_as_one(workspace: Workspace) -> None:
     (workspace.root / "parts").mkdir()
     put(workspace, "parts/b.csv", "who;what;when\nu4;a;6000\n")

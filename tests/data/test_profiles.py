@@ -46,7 +46,7 @@ def test_headerless_double_colons_with_a_catalogue(workspace: Workspace) -> None
     assert raw.interactions.row(1)[:3] == ("0", "0001", 1365029108)
     assert raw.interactions["weight"].to_list()[:3] == [0.0, 1.0, 2.0]
     assert raw.catalogue is not None
-    assert raw.catalogue.row(1)[:4] == ("0001", "Film 1 (1999)", None, ["Crime", "Drama"])
+    assert raw.catalogue.row(1)[:5] == ("0001", "Film 1", None, ["Crime", "Drama"], 1999)
     assert set(read_base(workspace, "my-tweets").values()) == {None}
     assert active_datasets(workspace) == ("ml-100k", "my-tweets")
     assert "# a comment\n" in workspace.params_file.read_text()
@@ -215,6 +215,31 @@ def test_a_catalogue_of_other_items_is_refused(workspace: Workspace) -> None:
     items = put(workspace, "items.csv", "item_id,title\ny1,One\ny2,Two\n")
     with pytest.raises(DataError, match="no column holds the item ids of the interactions"):
         init_profile(workspace, events, items)
+
+
+@pytest.mark.parametrize(("dated", "split"), [(2, True), (1, False)])
+def test_titles_that_mostly_end_in_a_year_are_split(workspace: Workspace, dated: int, split: bool) -> None:
+    events = put(
+        workspace, "a.csv", "user_id,item_id,timestamp\n1,x,1500000000\n1,y,1500000000\n1,z,1500000000\n"
+    )
+    titles = [f"Film {n} (199{n})" if n < dated else f"Film {n}" for n in range(3)]
+    rows = "".join(f"{item},{title}\n" for item, title in zip("xyz", titles, strict=True))
+    init_profile(workspace, events, put(workspace, "items.csv", f"item_id,title\n{rows}"))
+    assert ("title_holds_year: true  #" in workspace.profile_file("a").read_text()) is split
+    catalogue = read_dataset(load_params(workspace, "a").data, workspace).catalogue
+    assert catalogue is not None
+    assert catalogue["title"].to_list() == (["Film 0", "Film 1", "Film 2"] if split else titles)
+    assert catalogue["year"].to_list() == ([1990, 1991, None] if split else [None] * 3)
+
+
+@pytest.mark.parametrize("name", ["params", "dvc"])
+def test_a_name_of_the_workspaces_own_files_is_refused(workspace: Workspace, name: str) -> None:
+    path = put(workspace, f"{name}.csv", "user_id,item_id,timestamp\n1,2,1500000000\n1,3,1500000000\n")
+    for given in (name, None):  # also where the name comes from the file
+        with pytest.raises(
+            ConfigurationError, match=rf"'{name}' is taken: {name}\.yaml is the workspace's own"
+        ):
+            init_profile(workspace, path, name=given)
 
 
 def test_names(workspace: Workspace) -> None:

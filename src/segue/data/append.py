@@ -145,8 +145,8 @@ def _read_appended(path: Path, kind: Kind, settings: DataSettings) -> pl.DataFra
 
 
 def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
-    ours = TableSource(path=name)
     source = source_of(settings, kind)
+    ours = TableSource(path=name, title_holds_year=source is not None and source.title_holds_year)
     theirs = None if source is None else _renamed(source, name)
     # A headerless source matches anything, so there our names are tried first.
     candidates = [ours] if theirs is None else [theirs, ours] if theirs.has_header else [ours, theirs]
@@ -160,6 +160,8 @@ def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
             continue
         if len(frame.columns) > len(found):
             found = frame.columns
+        if candidate is theirs and _is_in_our_names(frame.columns, candidate):
+            continue
         if find_mapping(frame.columns, candidate.columns, kind):
             if kind == "interactions" and (candidate is ours or not _is_csv(source)):
                 candidate = _guess_unit(frame, candidate)
@@ -176,6 +178,13 @@ def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
         mapped = (source.columns.get(column) for column in (Interactions.USER, Interactions.ITEM))
         needed.append(" and ".join(repr(column) for column in mapped if column))
     raise DataError(f"{name} has the columns {', '.join(map(repr, found))}; it needs {', or '.join(needed)}")
+
+
+def _is_in_our_names(columns: Sequence[str], source: TableSource) -> bool:
+    """Whether a column that ``source`` calls otherwise is there under our name only: where the source's ids bear our
+    names, they do not tell its files from files in our names."""
+    lowered = {name.lower() for name in columns}
+    return any(name in lowered and called.lower() not in lowered for name, called in source.columns.items())
 
 
 def _other_separator(name: str, candidates: Sequence[TableSource], kind: Kind) -> str | None:

@@ -10,7 +10,7 @@ import polars as pl
 
 from segue.data.column_names import ACTIONS, CATALOGUE_NAMES, INTERACTION_NAMES, by_name, plain
 from segue.data.settings import TableSource
-from segue.data.sources import canonicalize
+from segue.data.sources import canonicalize, split_title
 from segue.errors import DataError
 from segue.schema import Catalogue, Interactions
 
@@ -316,6 +316,11 @@ def look_at_catalogue(sniffed: tuple[TableSource, pl.DataFrame], events: Look) -
         doubts.append(f"year: {found.pop(Catalogue.YEAR)} does not hold numbers only")
     if Catalogue.PRICE in found and _numbers(sample[found[Catalogue.PRICE]]) is None:
         doubts.append(f"price: {found.pop(Catalogue.PRICE)} does not hold numbers only")
+    if Catalogue.TITLE in found and Catalogue.YEAR not in found:
+        titles = sample[found[Catalogue.TITLE]].cast(pl.String)
+        dated = split_title(titles)[Catalogue.YEAR]
+        most = 2 * (dated.len() - dated.null_count()) > titles.len() - titles.null_count()
+        source = source.model_copy(update={"title_holds_year": most})
     return _checked(source, found, unit or "s", separator, sample, doubts, "catalogue")
 
 

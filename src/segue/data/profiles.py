@@ -64,6 +64,11 @@ def _check_name(workspace: Workspace, name: str | None, path: str) -> str:
         raise ConfigurationError(
             f"{name!r} is no name for a dataset: use a-z, 0-9 and hyphens, such as `--name my-shop`"
         )
+    if (taken := workspace.root / f"{name}.yaml") in (workspace.params_file, workspace.root / "dvc.yaml"):
+        raise ConfigurationError(
+            f"the name {name!r} is taken: {taken.name} is the workspace's own; give the dataset another `--name`, "
+            "such as `--name my-shop`"
+        )
     if workspace.profile_file(name).exists():
         raise ConfigurationError(
             f"{workspace.profile_file(name)} exists already: remove it, or give the dataset another `--name`"
@@ -132,6 +137,10 @@ def _render_table(workspace: Workspace, look: Look, first: str) -> list[str]:
         lines.append(f"    timestamp_unit: {source.timestamp_unit}  # s, ms, us since 1970, or iso")
     if Catalogue.CATEGORIES in source.columns:
         lines.append(f"    category_separator: {_quoted(source.category_separator)}")
+    if source.title_holds_year:
+        lines.append(
+            '    title_holds_year: true  # "Heat (1995)" becomes title and year; false leaves titles as they are'
+        )
     assert first in source.columns
     return lines
 

@@ -68,6 +68,8 @@ REQUIRED: Final[dict[Kind, tuple[str, ...]]] = {
     "catalogue": (Catalogue.ITEM,),
 }
 _PARQUET: Final = b"PAR1"  # with which every Parquet file begins
+# The year that ends a film's title: "Heat (1995)", "Babylon 5 (1993-1998)".
+_TITLE_AND_YEAR: Final = r"^(?<title>.*?)\s*\((?<year>\d{4})(?:[-–]\d{0,4})?\)\s*$"
 _UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _ENDINGS: Final = {
     "parquet": (".parquet", ".pq"),
@@ -200,7 +202,25 @@ def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: st
             columns.append(pl.Series(ours, [None] * frame.height, dtype=schema[ours]))
         else:
             columns.append(_cast(frame[theirs], type_, source, f"{where}: column {theirs!r}").alias(ours))
-    return pl.DataFrame(columns).cast({name: schema[name] for name in types})
+    table = pl.DataFrame(columns).cast({name: schema[name] for name in types})
+    if kind == "catalogue" and source.title_holds_year:
+        found = split_title(table[Catalogue.TITLE])
+        # A year of its own column is the better one.
+        table = table.with_columns(
+            found[Catalogue.TITLE], table[Catalogue.YEAR].fill_null(found[Catalogue.YEAR])
+        )
+    return table
+
+
+def split_title(titles: pl.Series) -> pl.DataFrame:
+    """``titles`` that may end in a year, as columns title and year (int32, null where there is none)."""
+    found = titles.str.extract_groups(_TITLE_AND_YEAR).struct.unnest()
+    return pl.DataFrame(
+        {
+            Catalogue.TITLE: found["title"].fill_null(titles),
+            Catalogue.YEAR: found["year"].cast(pl.Int32),
+        }
+    )
 
 
 def find_mapping(columns: list[str], mapping: Mapping[str, str], kind: Kind) -> bool:
