@@ -36,7 +36,9 @@ class Graph(dg.ConfigurableResource):
         return Workspace(Path(self.root).resolve()) if self.root else Workspace.find()
 
     def params(self, dataset: str) -> Params:
-        return load_params(self.workspace(), dataset, self.overrides)
+        return load_params(
+            self.workspace(), dataset, self.overrides, origin="overrides of the run's configuration:"
+        )
 
     def run(self, dataset: str, step: str) -> Outcome:
         """Bring one step up to date and say so on stderr."""

@@ -25,7 +25,14 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["step", "splits", "--dataset", "nobody"], "there is no profile"),
         (["step", "splits"], "segue step validation"),
         (["step", "splits", "--set", "splits.sed=1"], "splits.sed"),
-        (["keep"], "nothing is deployed"),
+        (
+            ["keep"],
+            "nothing is deployed for ml-100k yet: bootstrap comes first (`segue run --dataset ml-100k`)",
+        ),
+        (
+            ["rollback"],
+            "nothing is deployed for ml-100k yet: bootstrap comes first (`segue run --dataset ml-100k`)",
+        ),
         (["day-two"], "nothing is deployed"),
         (["status", "--dataset", "nobody"], "there is no profile"),
         (["keep", "--nothing", "--dataset", "nobody"], "there is no profile"),
@@ -41,6 +48,14 @@ def test_a_mistake_is_one_line_that_says_the_mend(
     assert finished.returncode == 1
     assert told in finished.stderr
     assert "Traceback" not in finished.stderr
+    assert finished.stderr.count("\n") == 1
+
+
+def test_status_before_any_deployment_is_one_line(workspace_root: Path) -> None:
+    finished = segue("status", root=workspace_root)
+    assert finished.returncode == 0
+    assert finished.stdout.count("\n") == 1
+    assert "nothing is deployed for ml-100k yet: bootstrap comes first" in finished.stdout
 
 
 def test_keep_nothing_writes_an_empty_base(workspace_root: Path) -> None:

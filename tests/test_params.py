@@ -34,14 +34,46 @@ def test_order_is_defaults_profile_override(workspace_root: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("generative.no_such=1", "no_such"),
-        ("generative.dropout=abc", "dropout"),
-        ("nonsense", "section.key=value"),
+        (
+            "splits.sed=1",
+            r"--set splits\.sed=1: splits has no key 'sed'; did you mean 'seed'\? keys of splits: seed, primary",
+        ),
+        (
+            "splts.seed=1",
+            r"--set .*: there is no section 'splts'; did you mean 'splits'\? sections: splits, data, ",
+        ),
+        ("zzz.seed=1", r"there is no section 'zzz'; sections: data, validation, splits"),
+        ("cascade.sasrec.layer=1", r"cascade\.sasrec has no key 'layer'; did you mean 'layers'\?"),
+        ("data.catalogue.pth=1", r"data\.catalogue has no key 'pth'; did you mean 'path'\?"),
+        ("generative.dropout=abc", r"--set generative\.dropout=abc: generative\.dropout: .*number"),
+        ("splits.seed=[1", r"--set 'splits\.seed=\[1': '\[1' is no value in YAML"),
+        ("nonsense", r"--set 'nonsense' is not of the form section\.key=value"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(workspace_root: Path, override: str, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
-        load_params(Workspace(workspace_root), "ml-100k", [override])
+def test_a_wrong_override_is_named_with_what_there_is(workspace_root: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        load_params(Workspace(workspace_root), "ml-100k", ["splits.seed=3", override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_key_or_value_names_the_file_that_says_it(workspace_root: Path) -> None:
+    workspace = Workspace(workspace_root)
+    profile = yaml.safe_load(workspace.profile_file("ml-100k").read_text())
+    for section, told in (
+        ({"seeed": 1}, "splits has no key 'seeed'"),
+        ({"seed": "x"}, r"splits\.seed: .*integer"),
+    ):
+        workspace.profile_file("ml-100k").write_text(yaml.safe_dump({**profile, "splits": section}))
+        with pytest.raises(ConfigurationError, match=rf"^profiles/ml-100k\.yaml: {told}"):
+            load_params(workspace, "ml-100k")
+    workspace.profile_file("ml-100k").write_text(yaml.safe_dump(profile))
+    defaults = yaml.safe_load(workspace.params_file.read_text())
+    defaults["splits"]["seed"] = "x"
+    workspace.params_file.write_text(yaml.safe_dump(defaults))
+    with pytest.raises(ConfigurationError, match=r"^params\.yaml: splits\.seed"):
+        load_params(workspace, "ml-100k")
+    with pytest.raises(ConfigurationError, match=r"^elsewhere splits\.seed=y: splits\.seed"):
+        load_params(workspace, "ml-100k", ["splits.seed=y"], origin="elsewhere")
 
 
 def test_an_unknown_dataset_names_those_that_exist(workspace_root: Path) -> None:

@@ -125,20 +125,30 @@ def init(
     interactions: Annotated[str, typer.Argument(help="Your interactions: a CSV or Parquet file")],
     catalogue: Annotated[str | None, typer.Option(help="Your catalogue: a CSV or Parquet file")] = None,
     name: Annotated[str | None, typer.Option(help="The profile's name; default: the file's")] = None,
-    user_column: Annotated[str | None, typer.Option()] = None,
-    item_column: Annotated[str | None, typer.Option()] = None,
-    timestamp_column: Annotated[str | None, typer.Option()] = None,
+    user_column: Annotated[str | None, typer.Option(help="Needed only where it cannot be told")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Likewise")] = None,
+    timestamp_column: Annotated[
+        str | None, typer.Option(help="Likewise; none: rows in order of time")
+    ] = None,
+    action_column: Annotated[str | None, typer.Option(help="Likewise; none: there is none")] = None,
+    separator: Annotated[str | None, typer.Option(help="Of the interactions, where unusual")] = None,
 ) -> None:
     """Look at your table and write a commented profile for it."""
     from segue.data.profiles import init_profile
 
-    chosen = {"user_id": user_column, "item_id": item_column, "timestamp": timestamp_column}
+    chosen = {
+        "user_id": user_column,
+        "item_id": item_column,
+        "timestamp": timestamp_column,
+        "action": action_column,
+    }
     written = init_profile(
         Workspace.find(),
         interactions,
         catalogue,
         name,
         columns={key: value for key, value in chosen.items() if value},
+        separator=separator,
     )
     for path in written:
         print(f"wrote {path}")
@@ -156,15 +166,18 @@ def data_fetch(dataset: Annotated[str, typer.Argument()] = DEFAULT) -> None:
 @data_app.command("append")
 def data_append(
     dataset: Dataset = DEFAULT,
-    events: Annotated[Path | None, typer.Option(help="New interactions: CSV or Parquet")] = None,
-    items: Annotated[Path | None, typer.Option(help="New or changed items: CSV or Parquet")] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="New interactions: CSV or Parquet, file or folder")
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="New or changed items: likewise")] = None,
 ) -> None:
     """Add events and items that arrived since; `segue day-two` then takes them in."""
-    from segue.data.append import append
+    from segue.data.append import append, tell
     from segue.params import load_params
 
     workspace = Workspace.find()
-    _print(append(workspace, dataset, load_params(workspace, dataset), events=events, items=items))
+    for line in tell(append(workspace, dataset, load_params(workspace, dataset), events=events, items=items)):
+        print(line)
 
 
 @app.command("day-two")
@@ -254,7 +267,13 @@ def status(dataset: Dataset = DEFAULT) -> None:
     """What serves, and the ledger's last entries."""
     from segue.steps.operations import status as deployment_status
 
-    _print(deployment_status(_known(dataset), dataset))
+    found = deployment_status(_known(dataset), dataset)
+    if found["deployment"] is None:
+        print(
+            f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
+        )
+    else:
+        _print(found)
 
 
 @app.command()

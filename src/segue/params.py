@@ -8,11 +8,12 @@ all three end in the same frozen, validated :class:`Params`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from segue.canonical import sha256_of
 from segue.cascade.settings import CascadeSettings
@@ -56,10 +57,12 @@ class Params(Settings):
 SECTIONS: tuple[str, ...] = tuple(Params.model_fields)
 
 
-def load_params(workspace: Workspace, dataset: str, overrides: Iterable[str] = ()) -> Params:
+def load_params(
+    workspace: Workspace, dataset: str, overrides: Iterable[str] = (), *, origin: str = "--set"
+) -> Params:
     """The parameters of ``dataset``: defaults, then its profile, then ``section.key=value`` overrides.
 
-    Raises ConfigurationError naming the file and the key that is unknown or wrong.
+    Raises ConfigurationError naming the file, or the override and its ``origin``, and the key that is unknown or wrong.
     """
     defaults = _read(workspace.params_file)
     profile_file = workspace.profile_file(dataset)
@@ -73,17 +76,22 @@ def load_params(workspace: Workspace, dataset: str, overrides: Iterable[str] = (
     for section in SECTIONS:
         if section not in profile:
             raise ConfigurationError(f"{profile_file} lacks the section {section!r}: add `{section}: {{}}`")
-    merged = _merge(defaults, profile)
-    for override in overrides:
-        merged = _merge(merged, _parse_override(override))
+    layers = [
+        (workspace.params_file.name, defaults),
+        (f"{profile_file.parent.name}/{profile_file.name}", profile),
+    ]
+    layers += [(f"{origin} {override}", _parse_override(override, origin)) for override in overrides]
+    merged: dict[str, Any] = {}
+    for name, layer in layers:
+        _refuse_unknown(name, layer, Params)
+        merged = _merge(merged, layer)
     try:
         return Params.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"{workspace.params_file.name}, {profile_file.name} or an override: {where}: {first['msg']}"
-        ) from error
+        said = [name for name, layer in layers if _says(layer, first["loc"])]
+        raise ConfigurationError(f"{said[-1] if said else profile_file}: {where}: {first['msg']}") from error
 
 
 def active_datasets(workspace: Workspace) -> tuple[str, ...]:
@@ -113,12 +121,46 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _parse_override(override: str, origin: str) -> dict[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or "." not in key:
-        raise ConfigurationError(f"override {override!r} is not of the form section.key=value")
-    value: Any = yaml.safe_load(text)
+        raise ConfigurationError(f"{origin} {override!r} is not of the form section.key=value")
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{origin} {override!r}: {text!r} is no value in YAML") from error
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     assert isinstance(value, dict)
     return value
+
+
+def _refuse_unknown(name: str, values: Mapping[str, Any], model: type[BaseModel], inside: str = "") -> None:
+    """Raise for the first key that ``model`` does not have, saying which it has, the nearest first."""
+    valid = list(model.model_fields)
+    for key, value in values.items():
+        if key not in model.model_fields:
+            near = difflib.get_close_matches(str(key), valid, n=1)
+            listed = ", ".join([*near, *(one for one in valid if one not in near)])
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            if inside:
+                raise ConfigurationError(
+                    f"{name}: {inside} has no key {key!r}; {meant}keys of {inside}: {listed}"
+                )
+            raise ConfigurationError(f"{name}: there is no section {key!r}; {meant}sections: {listed}")
+        annotation = model.model_fields[key].annotation
+        models = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+        for nested in models:
+            if issubclass(nested, BaseModel) and isinstance(value, Mapping):
+                _refuse_unknown(name, value, nested, f"{inside}.{key}" if inside else key)
+
+
+def _says(layer: Any, path: Sequence[int | str]) -> bool:
+    """Whether ``layer`` sets what stands at ``path``, or something within it."""
+    for part in path:
+        if isinstance(layer, list):  # lists are replaced whole, so whoever says the list says its elements
+            break
+        if not isinstance(layer, Mapping) or part not in layer:
+            return False
+        layer = layer[part]
+    return True

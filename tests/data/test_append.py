@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.artifacts import read_json
-from segue.data.append import add_items, append, read_landed
+from segue.data.append import add_items, append, read_landed, tell
 from segue.errors import DataError
 from segue.params import SECTIONS, Params
 from segue.steps.runner import run_step
@@ -80,6 +80,8 @@ def test_the_same_rows_land_once_whatever_file_brings_them(workspace: Workspace)
     )
     assert first["interactions"]["new"]
     assert not again["interactions"]["new"]
+    assert tell(first) == [f"interactions: 1 rows taken in as {first['interactions']['file']}"]
+    assert tell(again)[0].startswith("interactions: already taken in")
     assert first["interactions"]["file"] == again["interactions"]["file"]
     assert pl.read_parquet(ingest(workspace) / "interactions.parquet").height == 3
 
@@ -112,6 +114,15 @@ def test_nothing_is_written_unless_both_files_are_good(workspace: Workspace) -> 
     ("text", "message"),
     [
         ("a,b\n1,2\n", r"has the columns 'a', 'b'; it needs user_id and item_id, or 'who' and 'what'"),
+        (
+            "who,what,when\nu3,a,5000\n",
+            r"is cut at comma \(','\), expected is semicolon \(';'\) for the columns 'who', 'what', 'when'",
+        ),
+        (
+            "user_id\titem_id\ttimestamp\nu\ta\t5\n",
+            r"is cut at tab .*, expected is comma .*: write it with comma",
+        ),
+        ("who;what;when\nu3;a;5000\nu3;a\n", r"line 3: 2 fields between ';', the first line has 3"),
         ("user_id,item_id,timestamp\nu,a,soon\n", "'soon' is no ISO 8601 time"),
         ("user_id,item_id\nu,a\n", "no event has a timestamp"),
         ("user_id,item_id,timestamp\n", "holds no rows"),
@@ -121,6 +132,72 @@ def test_nothing_is_written_unless_both_files_are_good(workspace: Workspace) -> 
 def test_bad_appends(workspace: Workspace, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         append(workspace, "shop", PARAMS, put(workspace, "bad.csv", text), None)
+
+
+def test_parquet_is_appended_to_csv_in_either_names(workspace: Workspace) -> None:
+    whole = workspace.root / "more.parquet"
+    times = pl.Series([5_000_000]).cast(pl.Datetime("us"))
+    pl.DataFrame({"who": ["u3"], "what": ["a"], "when": times}).write_parquet(whole)
+    append(workspace, "shop", PARAMS, whole, None)
+    pl.DataFrame({"user_id": [4], "item_id": ["b"], "timestamp": [6]}).write_parquet(whole)
+    append(workspace, "shop", PARAMS, whole, None)
+    table = pl.read_parquet(ingest(workspace) / "interactions.parquet")
+    assert table.select("user_id", "timestamp").rows()[2:] == [("u3", 5), ("4", 6)]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "sql"])
+def test_csv_is_appended_to_sources_whose_times_have_a_type(workspace: Workspace, kind: str) -> None:
+    columns = {"user_id": "who", "item_id": "what", "timestamp": "when"}
+    place = {"path": "log/*.parquet"} if kind == "parquet" else {"sql": "sqlite://", "query": "select 1"}
+    params = make_params(interactions={**place, "columns": columns})
+    append(
+        workspace, "shop", params, put(workspace, "n.csv", "who,what,when\nu,a,1970-01-01T00:00:09\n"), None
+    )
+    append(workspace, "shop", params, put(workspace, "n.csv", "who,what,when\nv,a,11\n"), None)
+    tables = read_landed(workspace, "shop", "interactions")
+    assert [table["timestamp"].to_list() for table in tables] == [[9], [11]]
+
+
+def test_appended_titles_are_split_as_the_profile_says(workspace: Workspace) -> None:
+    catalogue = {"path": "items.csv", "columns": {"title": "name"}, "title_holds_year": True}
+    params = make_params(interactions={"path": "shop.csv"}, catalogue=catalogue)
+    append(workspace, "shop", params, None, put(workspace, "1.csv", "item_id,name\nc,Heat (1995)\n"))
+    append(
+        workspace, "shop", params, None, put(workspace, "2.csv", "item_id,title,year\nd,Alien (1979),1980\n")
+    )
+    rows = [table.select("title", "year").row(0) for table in read_landed(workspace, "shop", "catalogue")]
+    assert rows == [("Heat", 1995), ("Alien", 1980)]
+
+
+def test_a_folder_of_parts_is_appended_as_one(workspace: Workspace) -> None:
+    (workspace.root / "parts").mkdir()
+    put(workspace, "parts/b.csv", "who;what;when\nu4;a;6000\n")
+    pl.DataFrame({"who": ["u3"], "what": ["a"], "when": [5000]}).write_parquet(
+        workspace.root / "parts/a.parquet"
+    )
+    landed = append(workspace, "shop", PARAMS, workspace.root / "parts", None)
+    assert landed["interactions"]["rows"] == 2
+    assert read_landed(workspace, "shop", "interactions")[0]["user_id"].to_list() == ["u3", "u4"]
+
+
+def test_an_ending_that_lies_is_named_or_seen_through(workspace: Workspace) -> None:
+    with pytest.raises(
+        DataError, match=r"more\.parquet is no Parquet file: give it the ending of what it is"
+    ):
+        append(workspace, "shop", PARAMS, put(workspace, "more.parquet", "who;what;when\nu3;a;5000\n"), None)
+    pl.DataFrame({"who": ["u3"], "what": ["a"], "when": [5000]}).write_parquet(workspace.root / "more.data")
+    assert append(workspace, "shop", PARAMS, workspace.root / "more.data", None)["interactions"]["new"]
+
+
+def test_numbers_where_the_profile_says_iso_say_what_to_write(workspace: Workspace) -> None:
+    params = make_params(interactions={"path": "shop.csv", "timestamp_unit": "iso"})
+    pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [5]}).write_parquet(
+        workspace.root / "n.parquet"
+    )
+    with pytest.raises(
+        DataError, match="holds Int64, no ISO 8601 times: write times of a date-and-time type"
+    ):
+        append(workspace, "shop", params, workspace.root / "n.parquet", None)
 
 
 def test_missing_file_and_nothing_given(workspace: Workspace) -> None:

@@ -48,3 +48,12 @@ def test_a_file_that_cannot_be_read_stays_where_it_is(workspace_root: Path) -> N
     with pytest.raises(DataError, match=r"events\.csv"):
         take_inbox(workspace, DATASET, load_params(workspace, DATASET))
     assert path.is_file()
+
+
+def test_a_file_that_was_taken_in_before_says_so(workspace_root: Path) -> None:
+    workspace = Workspace(workspace_root)
+    params = load_params(workspace, DATASET)
+    for told in ("1 rows taken in", "already taken in"):
+        drop(workspace, "events.csv", "user_id,item_id,timestamp\n1,50,893286638\n")
+        assert told in take_inbox(workspace, DATASET, params)[0]
+    assert not inbox_files(workspace, DATASET)

@@ -46,7 +46,7 @@ def test_headerless_double_colons_with_a_catalogue(workspace: Workspace) -> None
     assert raw.interactions.row(1)[:3] == ("0", "0001", 1365029108)
     assert raw.interactions["weight"].to_list()[:3] == [0.0, 1.0, 2.0]
     assert raw.catalogue is not None
-    assert raw.catalogue.row(1)[:4] == ("0001", "Film 1 (1999)", None, ["Crime", "Drama"])
+    assert raw.catalogue.row(1)[:5] == ("0001", "Film 1", None, ["Crime", "Drama"], 1999)
     assert set(read_base(workspace, "my-tweets").values()) == {None}
     assert active_datasets(workspace) == ("ml-100k", "my-tweets")
     assert "# a comment\n" in workspace.params_file.read_text()
@@ -90,7 +90,7 @@ def test_parquet_with_times_of_its_own(workspace: Workspace) -> None:
             "user_id,movie_id,product_id,timestamp",
             r"item_id; it could be 'movie_id', 'product_id'.*--item-column",
         ),
-        ("user_id,item_id,a,b", "timestamp; it could be 'user_id', 'item_id', 'a', 'b'.*--timestamp-column"),
+        ("user_id,item_id,a,b", "timestamp, for none holds.*could be 'a', 'b': pass --timestamp-column"),
         ("kunde,artikel,x,timestamp", "user_id; it could be 'kunde', 'artikel', 'x'.*--user-column"),
     ],
 )
@@ -114,6 +114,94 @@ def test_options_settle_it(workspace: Workspace) -> None:
         init_profile(workspace, path, name="b", columns={"user_id": "client"})
 
 
+def test_an_unusual_separator_is_an_option(workspace: Workspace) -> None:
+    path = put(workspace, "c.csv", "user_id^item_id^time\n1^2^1500000000\n3^4^1500000001\n")
+    init_profile(workspace, path, separator="^")
+    assert read_dataset(load_params(workspace, "c").data, workspace).interactions["item_id"].to_list() == [
+        "2",
+        "4",
+    ]
+
+
+def many(header: str, row: str, rows: int = 400) -> str:
+    """``rows`` rows; {u} has 80 values, {i} 60, {n} as many as there are rows."""
+    lines = [
+        row.format(u=f"{n % 80:03}", i=f"{n * 7 % 60:03}", n=n, t=1_500_000_000 + n) for n in range(rows)
+    ]
+    return "\n".join([header, *lines]) + "\n"
+
+
+ITEMS = "kennung,name\n" + "".join(f"{n:03},Ding {n}\n" for n in range(70))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "expected"),
+    [
+        # One name is enough: of the rest only one column could be the other.
+        ("user,ding,gerundet,t", "u{u},{i},3,{t}", {"user_id": "user", "item_id": "ding"}),
+        ("kunde,item,nummer,t", "u{u},{i},{n},{t}", {"user_id": "kunde", "item_id": "item"}),
+        # The catalogue knows the item's column, whatever its name and place.
+        ("ding,kunde,t", "{i},u{u},{t}", {"user_id": "kunde", "item_id": "ding"}),
+        # Both number columns are known to it, but only one goes by the same name.
+        ("kennung,kunde,t", "{i},{u},{t}", {"user_id": "kunde", "item_id": "kennung"}),
+        # An action shows by its values.
+        (
+            "user,item,art,t",
+            "{u},{i},add_to_cart,{t}",
+            {"user_id": "user", "item_id": "item", "action": "art"},
+        ),
+    ],
+)
+def test_columns_without_a_known_name_are_told_by_their_values(
+    workspace: Workspace, header: str, row: str, expected: dict[str, str]
+) -> None:
+    init_profile(workspace, put(workspace, "a.csv", many(header, row)), put(workspace, "items.csv", ITEMS))
+    data = load_params(workspace, "a").data
+    assert data.interactions is not None
+    assert data.interactions.columns == {**expected, "timestamp": "t"}
+    assert data.catalogue is not None
+    assert data.catalogue.columns["item_id"] == "kennung"
+
+
+def test_movietweetings_columns_need_no_option(workspace: Workspace) -> None:
+    events = put(workspace, "tweets.csv", many("user,movie,rating,time", "{u},{i},7,{t}"))
+    movies = put(workspace, "movies.csv", ITEMS.replace("kennung,name", "movie,title"))
+    init_profile(workspace, events, movies)
+    source = load_params(workspace, "tweets").data.interactions
+    assert source is not None
+    assert source.columns == {"user_id": "user", "item_id": "movie", "timestamp": "time", "weight": "rating"}
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("kunde,ding,t", "{u},{i},{t}", r"item_id; it could be 'kunde', 'ding': pass --item-column"),
+        ("user,ding,ort,t", "u{u},x{i},o{u},{t}", r"item_id; it could be 'ding', 'ort': pass --item-column"),
+        (
+            "user,item,a,b,t",
+            "u{u},{i},view,buy,{t}",
+            r"action; it could be 'a', 'b': pass --action-column.*none",
+        ),
+        ("user,item,a,b", "u{u},{i},{t},{t}", r"timestamp; it could be 'a', 'b': pass --timestamp-column"),
+    ],
+)
+def test_what_the_values_do_not_settle_is_asked_for(
+    workspace: Workspace, header: str, row: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        init_profile(
+            workspace, put(workspace, "a.csv", many(header, row)), put(workspace, "items.csv", ITEMS)
+        )
+
+
+def test_a_file_without_header_shows_what_its_numbered_columns_hold(workspace: Workspace) -> None:
+    path = put(workspace, "users.dat", "1::177651718\n2::3141592\n")
+    with pytest.raises(
+        DataError, match=r"no header, so its columns are counted from 1.*'2' \(such as '177651718'\)"
+    ):
+        init_profile(workspace, path)
+
+
 def test_two_candidates_for_an_optional_column_become_a_comment(workspace: Workspace) -> None:
     path = put(
         workspace, "a.csv", "user_id,item_id,timestamp,rating,score\n1,2,1500000000,3,4\n1,3,1500000000,3,4\n"
@@ -129,6 +217,31 @@ def test_a_catalogue_of_other_items_is_refused(workspace: Workspace) -> None:
         init_profile(workspace, events, items)
 
 
+@pytest.mark.parametrize(("dated", "split"), [(2, True), (1, False)])
+def test_titles_that_mostly_end_in_a_year_are_split(workspace: Workspace, dated: int, split: bool) -> None:
+    events = put(
+        workspace, "a.csv", "user_id,item_id,timestamp\n1,x,1500000000\n1,y,1500000000\n1,z,1500000000\n"
+    )
+    titles = [f"Film {n} (199{n})" if n < dated else f"Film {n}" for n in range(3)]
+    rows = "".join(f"{item},{title}\n" for item, title in zip("xyz", titles, strict=True))
+    init_profile(workspace, events, put(workspace, "items.csv", f"item_id,title\n{rows}"))
+    assert ("title_holds_year: true  #" in workspace.profile_file("a").read_text()) is split
+    catalogue = read_dataset(load_params(workspace, "a").data, workspace).catalogue
+    assert catalogue is not None
+    assert catalogue["title"].to_list() == (["Film 0", "Film 1", "Film 2"] if split else titles)
+    assert catalogue["year"].to_list() == ([1990, 1991, None] if split else [None] * 3)
+
+
+@pytest.mark.parametrize("name", ["params", "dvc"])
+def test_a_name_of_the_workspaces_own_files_is_refused(workspace: Workspace, name: str) -> None:
+    path = put(workspace, f"{name}.csv", "user_id,item_id,timestamp\n1,2,1500000000\n1,3,1500000000\n")
+    for given in (name, None):  # also where the name comes from the file
+        with pytest.raises(
+            ConfigurationError, match=rf"'{name}' is taken: {name}\.yaml is the workspace's own"
+        ):
+            init_profile(workspace, path, name=given)
+
+
 def test_names(workspace: Workspace) -> None:
     path = put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n")
     for name in ("../up", "UPPER", "a b", ""):
@@ -142,8 +255,12 @@ def test_names(workspace: Workspace) -> None:
 def test_shapeless_files(workspace: Workspace) -> None:
     with pytest.raises(DataError, match="fewer than two rows"):
         init_profile(workspace, put(workspace, "a.csv", "user_id,item_id\n"))
-    with pytest.raises(DataError, match="cuts its lines into equal fields"):
+    with pytest.raises(DataError, match=r"tab .*, comma .*were tried as separators and none cuts its lines"):
         init_profile(workspace, put(workspace, "b.csv", "one\ntwo\nthree\n"))
+    with pytest.raises(DataError, match=r"'\^' fits: pass --separator '\^'"):
+        init_profile(workspace, put(workspace, "c.csv", "user_id^item_id\n1^2\n3^4\n"))
+    with pytest.raises(DataError, match=r"comma \(','\) comes nearest, and cuts only 60%"):
+        init_profile(workspace, put(workspace, "d.csv", "a,b\n1,2\n3,4\n5\n6\n"))
     with pytest.raises(DataError, match="cannot be read"):
         init_profile(workspace, workspace.root / "gone.csv")
 

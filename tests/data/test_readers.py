@@ -8,8 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from segue.data.readers import read_dataset, split_title
+from segue.data.readers import read_dataset
 from segue.data.settings import DataSettings
+from segue.data.sources import split_title
 from segue.errors import DataError
 from segue.workspace import Workspace
 

@@ -101,9 +101,37 @@ def test_wrong_type_names_the_first_bad_row(tmp_path: Path, header: str, row: st
         events(tmp_path, path=path)
 
 
-def test_broken_csv(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no CSV with the separator ','"):
-        events(tmp_path, path=write(tmp_path, "a.csv", "user_id,item_id\n1,2,3\n"))
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "user_id,item_id\n1,2\n\n1,2,3\n",
+            r"a\.csv, line 4: 3 fields between ',', the first line has 2: mend it",
+        ),
+        (
+            "user_id,item_id,weight\n1,2,3\n1,2\n",
+            r"a\.csv, line 3: 2 fields between ',', the first line has 3",
+        ),
+        ('user_id,item_id\n"a\nb",c\n"d\ne"\n', r"a\.csv, lines 4 to 5: 1 fields"),
+        ('user_id,item_id\n1,2\n3,"4\n5,6\n', r"a\.csv, line 3: a quotation mark stays open"),
+        (
+            'user_id,item_id\n1,2\n3,"4" x\n',
+            r"a\.csv, line 3: a quotation mark stays open, or stands where none may",
+        ),
+        (
+            "user_id;item_id\n1;2\n",
+            r"a\.csv has one column when cut at comma \(','\); semicolon \(';'\) fits: set",
+        ),
+    ],
+)
+def test_a_line_that_is_cut_otherwise_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        events(tmp_path, path=write(tmp_path, "a.csv", text))
+
+
+def test_an_empty_last_field_is_no_short_row(tmp_path: Path) -> None:
+    table = events(tmp_path, path=write(tmp_path, "a.csv", "user_id,item_id,weight\n1,2,\n1,3,4\n"))
+    assert table["weight"].to_list() == [None, 4.0]
 
 
 def test_nan_and_infinite_weights_and_ids_with_newlines_come_through(tmp_path: Path) -> None:
@@ -171,6 +199,13 @@ def test_truncated_parquet(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"a\.parquet is no whole Parquet file, it may be truncated"):
         events(tmp_path, path="a.parquet")
+
+
+def test_parquet_under_the_wrong_format_is_named(tmp_path: Path) -> None:
+    pl.DataFrame({"user_id": ["a"], "item_id": ["b"]}).write_parquet(tmp_path / "a.dat")
+    with pytest.raises(DataError, match=r"a\.dat is a Parquet file: say `format: parquet`"):
+        events(tmp_path, path="a.dat", format="csv")
+    assert events(tmp_path, path="a.dat").height == 1
 
 
 def test_folder_glob_and_url_are_read_in_order_of_name(tmp_path: Path) -> None:

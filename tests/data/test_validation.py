@@ -13,7 +13,8 @@ import pytest
 
 from segue.artifacts import read_json
 from segue.data.expectations import RowRule, TableToJudge, judge
-from segue.data.settings import ValidationSettings
+from segue.data.settings import TableSource, ValidationSettings
+from segue.data.sources import read_table
 from segue.data.validation import Validated, validate
 from segue.errors import DataError, SegueError
 from segue.params import SECTIONS, Params
@@ -58,6 +59,8 @@ BAD: dict[str, tuple[str | None, str | None, int | None, float | None]] = {
     "item_id is missing": ("u", None, 2, 1.0),
     "user_id is empty or holds a line break or another control character": ("u\nv", "a", 3, 1.0),
     "item_id is empty or holds a line break or another control character": ("u", "", 4, 1.0),
+    "user_id begins or ends with a blank": (" u", "a", 3, 1.0),
+    "item_id begins or ends with a blank": ("u", "a\u00a0", 4, 1.0),
     "timestamp is missing": ("u", "a", None, 1.0),
     "timestamp lies before 1970": ("u", "a", -1, 1.0),
     "timestamp lies in the future": ("u", "a", NOW + 86_401, 1.0),
@@ -73,19 +76,19 @@ def test_every_bad_row_gets_its_reason(tmp_path: Path) -> None:
     table = events([*good, *BAD.values()])
     found = run(tmp_path, table, catalogue(["a", "b"]), min_weight=0, max_weight=5)
     assert found.interactions.rows() == table.head(3).rows()
-    assert found.quarantine["row"].to_list() == list(range(3, 14))
+    assert found.quarantine["row"].to_list() == list(range(4, 17))  # counted from 1
     for reason, expected in zip(found.quarantine["reason"], BAD, strict=True):
         assert reason.split("; ")[0] == expected
     records = [json.loads(record) for record in found.quarantine["record"]]
-    assert records[7] == {"user_id": "u", "item_id": "a", "timestamp": 5, "order": 10, "weight": "nan"}
-    assert found.results["rows"]["interactions"] == {"read": 14, "kept": 3, "set_aside": 11}
-    assert found.results["users_left_without_events"] == {"count": 1, "first": ["u\nv"]}
+    assert records[9] == {"user_id": "u", "item_id": "a", "timestamp": 5, "weight": "nan"}
+    assert found.results["rows"]["interactions"] == {"read": 16, "kept": 3, "set_aside": 13}
+    assert found.results["users_left_without_events"] == {"count": 2, "first": [" u", "u\nv"]}
     counted = {
         one["name"]: one["unexpected"]
         for one in found.results["expectations"]
         if one["table"] == "interactions"
     }
-    assert sum(counted.values()) == len(BAD) + 1  # the empty item_id is unknown besides
+    assert sum(counted.values()) == len(BAD) + 2  # the empty item_id and the blank one are unknown besides
     found.raise_for_failures(tmp_path)  # a share of 1 was allowed
     assert (tmp_path / "pages" / "index.html").is_file()
 
@@ -107,11 +110,34 @@ def test_bad_items_and_emptied_fields(tmp_path: Path) -> None:
         (None, 2000, None),
     ]
     bad = found.quarantine.filter(pl.col("table") == "catalogue")
-    assert bad["row"].to_list() == [1, 2, 3, 4, 5]
+    assert bad["row"].to_list() == [2, 3, 4, 5, 6]
     assert bad["reason"][3].startswith(
         "price is negative, NaN or infinite (field emptied, row kept); year lies"
     )
     assert found.interactions["item_id"].to_list() == ["a", "d"]  # the item that was set aside is unknown
+
+
+def test_ids_with_blanks_around_them_are_set_aside_and_never_stripped(tmp_path: Path) -> None:
+    rows = events([("u", "a", 1, None), ("u ", "a", 2, None), ("u", "a b", 3, None), ("u \n", "a", 4, None)])
+    found = run(tmp_path, rows, catalogue(["a", " a", "a b", " "]))
+    assert found.interactions["item_id"].to_list() == ["a", "a b"]
+    assert found.catalogue["item_id"].to_list() == ["a", "a b"]
+    assert found.quarantine["reason"].to_list() == [
+        "item_id begins or ends with a blank",
+        "item_id begins or ends with a blank",
+        "user_id begins or ends with a blank",
+        "user_id is empty or holds a line break or another control character",
+    ]
+
+
+def test_ingestion_and_quarantine_count_rows_alike(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    source = TableSource(path="a.csv")
+    path.write_text("user_id,item_id,timestamp,weight\nu,a,1,1\nu,b,2,bad\n")
+    with pytest.raises(DataError, match="data row 2: 'bad' is no number"):
+        read_table(source, "interactions", tmp_path)
+    path.write_text("user_id,item_id,timestamp,weight\nu,a,1,1\nu,b,2,nan\n")
+    assert run(tmp_path, read_table(source, "interactions", tmp_path)).quarantine["row"].to_list() == [2]
 
 
 def test_without_a_catalogue_the_items_are_those_of_the_events(tmp_path: Path) -> None:

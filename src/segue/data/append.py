@@ -13,13 +13,14 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
 from segue.artifacts import read_json, replace_folder, temporary_folder, write_json
+from segue.data.csv_shape import best_separator, named, split
 from segue.data.readers import is_ordered, source_of
 from segue.data.settings import DataSettings, TableSource
 from segue.data.sources import (
@@ -28,6 +29,9 @@ from segue.data.sources import (
     Kind,
     canonicalize,
     find_mapping,
+    first_lines,
+    is_parquet,
+    list_files,
     read_file,
     with_order,
 )
@@ -46,9 +50,9 @@ def append(
 ) -> dict[str, Any]:
     """Land the files ``events`` and ``items``.
 
-    They are CSV or Parquet, in our column names or in those of the dataset's own source. Both files are read
-    and checked before anything is written. Returns, for ``interactions`` and ``items``, None or {rows, file,
-    new}; ``new`` is false where the same rows had landed before, and then nothing is added. Raises DataError
+    They are CSV or Parquet (a file, or a folder of them), in our column names or in those of the dataset's own
+    source. Both are read and checked before anything is written. Returns, for ``interactions`` and ``items``, None or
+    {rows, file, new}; ``new`` is false where the same rows had landed before, and then nothing is added. Raises DataError
     as ingestion does, and where neither file is given.
     """
     if events is None and items is None:
@@ -62,6 +66,17 @@ def append(
         landing = _landing(workspace, dataset)
         landed = {kind: _land(landing, kind, table) for kind, table in tables.items()}
     return {folder: landed.get(kind) for kind, folder in _FOLDERS.items()}
+
+
+def tell(landed: Mapping[str, Any]) -> list[str]:
+    """What :func:`append` did, a line for each table."""
+    return [
+        f"{kind}: {one['rows']} rows taken in as {one['file']}"
+        if one["new"]
+        else f"{kind}: already taken in ({one['file']} holds the same {one['rows']} rows), so nothing was done"
+        for kind, one in landed.items()
+        if one is not None
+    ]
 
 
 def read_landed(workspace: Workspace, dataset: str, kind: Kind) -> list[pl.DataFrame]:
@@ -154,34 +169,79 @@ def _read_events(path: Path, settings: DataSettings) -> pl.DataFrame:
 
 
 def _read_appended(path: Path, kind: Kind, settings: DataSettings) -> pl.DataFrame:
-    name = str(path.expanduser())
-    ours = TableSource(path=name)
+    whole = path.expanduser()
+    if not whole.is_dir():
+        return _read_one(str(whole), kind, settings)
+    parts = list_files(TableSource(path=str(whole)), kind, whole.parent)
+    return pl.concat([_read_one(part, kind, settings) for part in parts])
+
+
+def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
     source = source_of(settings, kind)
+    ours = TableSource(path=name, title_holds_year=source is not None and source.title_holds_year)
+    theirs = None if source is None else _renamed(source, name)
     # A headerless source matches anything, so there our names are tried first.
-    candidates = [ours] if source is None else [_renamed(source, name), ours]
-    if source is not None and not source.has_header:
-        candidates.reverse()
+    candidates = [ours] if theirs is None else [theirs, ours] if theirs.has_header else [ours, theirs]
     found: list[str] = []
+    faults: dict[bool, DataError] = {}  # by whether they are of the dataset's own format
     for candidate in candidates:
         try:
             frame = read_file(name, candidate)
-        except DataError:
-            if candidate is candidates[-1]:
-                raise
+        except DataError as error:
+            faults[candidate is theirs] = error
             continue
-        found = frame.columns
-        if find_mapping(found, candidate.columns, kind):
-            if candidate is ours and kind == "interactions":
+        if len(frame.columns) > len(found):
+            found = frame.columns
+        if candidate is theirs and _is_in_our_names(frame.columns, candidate):
+            continue
+        if find_mapping(frame.columns, candidate.columns, kind):
+            if kind == "interactions" and (candidate is ours or not _is_csv(source)):
                 candidate = _guess_unit(frame, candidate)
             table = canonicalize(frame, candidate, kind, name)
             if table.is_empty():
                 raise DataError(f"{name} holds no rows")
             return table
+    if told := _other_separator(name, candidates, kind):
+        raise DataError(told)
+    if faults:
+        raise faults[max(faults)]
     needed = ["user_id and item_id" if kind == "interactions" else "item_id"]
     if source is not None and source.columns:
         mapped = (source.columns.get(column) for column in (Interactions.USER, Interactions.ITEM))
         needed.append(" and ".join(repr(column) for column in mapped if column))
     raise DataError(f"{name} has the columns {', '.join(map(repr, found))}; it needs {', or '.join(needed)}")
+
+
+def _is_in_our_names(columns: Sequence[str], source: TableSource) -> bool:
+    """Whether a column that ``source`` calls otherwise is there under our name only: where the source's ids bear our
+    names, they do not tell its files from files in our names."""
+    lowered = {name.lower() for name in columns}
+    return any(name in lowered and called.lower() not in lowered for name, called in source.columns.items())
+
+
+def _other_separator(name: str, candidates: Sequence[TableSource], kind: Kind) -> str | None:
+    """What to say of a file that has the right columns between the wrong separators."""
+    lines = first_lines(name, candidates[0])
+    if len(lines) < 2 or (separator := best_separator(lines)) is None:
+        return None
+    header = split(lines[:1], separator)[0]
+    for candidate in candidates:
+        columns = header if candidate.has_header else [str(number) for number in range(1, len(header) + 1)]
+        if separator != candidate.separator and find_mapping(columns, candidate.columns, kind):
+            return (
+                f"{name} is cut at {named(separator)}, expected is {named(candidate.separator)} for the columns "
+                f"{', '.join(map(repr, columns))}: write it with {named(candidate.separator)}"
+            )
+    return None
+
+
+def _is_csv(source: TableSource | None) -> bool:
+    """Whether the profile's timestamp unit was said of texts; Parquet and SQL have types of their own."""
+    return (
+        source is None
+        or source.format == "csv"
+        or (source.path is not None and not is_parquet(source.path, source))
+    )
 
 
 def _renamed(source: TableSource, path: str) -> TableSource:
@@ -190,9 +250,10 @@ def _renamed(source: TableSource, path: str) -> TableSource:
 
 
 def _guess_unit(frame: pl.DataFrame, source: TableSource) -> TableSource:
-    """Under our own names a timestamp is seconds, or ISO 8601 where it is no number."""
-    if Interactions.TIMESTAMP in frame.columns and frame[Interactions.TIMESTAMP].dtype == pl.String:
-        values = frame[Interactions.TIMESTAMP].drop_nulls()
+    """Where the profile says nothing of it, a timestamp is seconds, or ISO 8601 where it is no number."""
+    column = source.columns.get(Interactions.TIMESTAMP, Interactions.TIMESTAMP)
+    if column in frame.columns and frame[column].dtype == pl.String:
+        values = frame[column].drop_nulls()
         if not values.is_empty() and values.head(1).cast(pl.Float64, strict=False).null_count():
             return source.model_copy(update={"timestamp_unit": "iso"})
     return source

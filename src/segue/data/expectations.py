@@ -23,6 +23,8 @@ Table = Literal["interactions", "catalogue", "dataset"]
 
 # Control characters (Unicode Cc) and the two Unicode line separators: what would break a line or a header.
 _BAD_ID: Final = "^$|[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+# Blanks that people do not see: space, no-break space and Unicode's other widths.
+_BLANK: Final = "[ \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 _LAST_YEAR: Final = 2200
 
 
@@ -80,6 +82,16 @@ def _id_rules(column: str) -> list[RowRule]:
             bad=pl.col(column).str.contains(_BAD_ID),
             expectation="ExpectColumnValuesToNotMatchRegex",
             arguments=(("regex", _BAD_ID),),
+        ),
+        # Set aside, not stripped: stripped, two ids of the source could silently become one.
+        RowRule(
+            name=f"{column}_is_bare",
+            column=column,
+            reason=f"{column} begins or ends with a blank",
+            bad=pl.col(column).str.contains(f"^{_BLANK}|{_BLANK}$"),
+            expectation="ExpectColumnValuesToNotMatchRegex",
+            # Python's $ would also match before a last line break, polars' does not.
+            arguments=(("regex", f"^{_BLANK}|{_BLANK}\\Z"),),
         ),
     ]
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from segue.canonical import sha256_of_file
-from segue.data.append import append
+from segue.data.append import append, tell
 from segue.params import Params
 from segue.workspace import Workspace
 
@@ -47,9 +47,11 @@ def take_inbox(workspace: Workspace, dataset: str, params: Params) -> list[str]:
     told = []
     for path in inbox_files(workspace, dataset):
         items = path.name.startswith("items")
-        append(workspace, dataset, params, events=None if items else path, items=path if items else None)
+        landed = append(
+            workspace, dataset, params, events=None if items else path, items=path if items else None
+        )
         taken = path.parent / "taken" / f"{sha256_of_file(path)[:12]}-{path.name}"
         taken.parent.mkdir(exist_ok=True)
         os.replace(path, taken)
-        told.append(f"took in {path.name}")
+        told += [f"{path.name}: {line}" for line in tell(landed)]
     return told

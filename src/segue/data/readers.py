@@ -25,8 +25,6 @@ from segue.errors import ArtifactError, DataError
 from segue.schema import Catalogue, Interactions
 from segue.workspace import Workspace
 
-# The year that ends a film's title: "Heat (1995)", "Babylon 5 (1993-1998)".
-_TITLE_AND_YEAR: Final = r"^(?<title>.*?)\s*\((?<year>\d{4})(?:[-–]\d{0,4})?\)\s*$"
 _NO_CATEGORIES: Final = ("unknown", "(no genres listed)")
 
 # How the files of the built-in readers name their columns; paths count from the reader's folder.
@@ -78,12 +76,14 @@ _CATALOGUES: Final[dict[str, TableSource]] = {
     ),
     "movielens": TableSource(
         path="movies.csv",
+        title_holds_year=True,
         columns={Catalogue.ITEM: "movieId", Catalogue.TITLE: "title", Catalogue.CATEGORIES: "genres"},
     ),
     "movietweetings": TableSource(
         path="movies.dat",
         separator="::",
         has_header=False,
+        title_holds_year=True,
         columns={Catalogue.ITEM: "1", Catalogue.TITLE: "2", Catalogue.CATEGORIES: "3"},
     ),
     # The file's `asin` column stays out: its order betrays the order of purchase.
@@ -152,17 +152,6 @@ def source_of(settings: DataSettings, kind: Kind) -> TableSource | None:
     return (_INTERACTIONS if kind == "interactions" else _CATALOGUES).get(settings.reader)
 
 
-def split_title(titles: pl.Series) -> pl.DataFrame:
-    """``titles`` that may end in a year, as columns title and year (int32, null where there is none)."""
-    found = titles.str.extract_groups(_TITLE_AND_YEAR).struct.unnest()
-    return pl.DataFrame(
-        {
-            Catalogue.TITLE: found["title"].fill_null(titles),
-            Catalogue.YEAR: found["year"].cast(pl.Int32),
-        }
-    )
-
-
 def _describe(settings: DataSettings) -> str:
     if settings.reader == "ml-100k":
         return "MovieLens 100K as shipped in the wheel recbole 1.2.1"
@@ -215,8 +204,6 @@ def _read_sequences(folder: Path) -> pl.DataFrame:
 
 def _read_catalogue(reader: str, folder: Path) -> pl.DataFrame:
     table = _read(_CATALOGUES[reader], "catalogue", folder)
-    if reader in ("movielens", "movietweetings"):
-        table = table.with_columns(split_title(table[Catalogue.TITLE]).get_columns())
     if reader == "movielens":
         table = _add_plots(_add_posters(table, folder), folder)
     if reader == "amazon-sequences":

@@ -37,6 +37,7 @@ class TableSource(Settings):
         default_factory=dict
     )  # our name -> the source's; without a header "1", "2", …
     category_separator: str = Field("|", min_length=1)
+    title_holds_year: bool = False  # a catalogue's "Heat (1995)" becomes the title Heat and the year 1995
     timestamp_unit: Literal["s", "ms", "us", "iso"] = "s"  # date and time types of Parquet and SQL need none
 
     @model_validator(mode="after")

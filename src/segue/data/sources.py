@@ -18,6 +18,7 @@ import fsspec
 import polars as pl
 from fsspec.core import url_to_fs
 
+from segue.data.csv_shape import find_fault, fitting, named
 from segue.data.settings import TableSource
 from segue.errors import DataError
 from segue.schema import Catalogue, Interactions
@@ -66,6 +67,9 @@ REQUIRED: Final[dict[Kind, tuple[str, ...]]] = {
     "interactions": (Interactions.USER, Interactions.ITEM),
     "catalogue": (Catalogue.ITEM,),
 }
+_PARQUET: Final = b"PAR1"  # with which every Parquet file begins
+# The year that ends a film's title: "Heat (1995)", "Babylon 5 (1993-1998)".
+_TITLE_AND_YEAR: Final = r"^(?<title>.*?)\s*\((?<year>\d{4})(?:[-–]\d{0,4})?\)\s*$"
 _UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _ENDINGS: Final = {
     "parquet": (".parquet", ".pq"),
@@ -88,7 +92,7 @@ def read_table(source: TableSource, kind: Kind, root: Path) -> pl.DataFrame:
             canonicalize(_read_sql(source, source.sql, kind), source, kind, where=f"the query of {kind}")
         ]
     else:
-        names = _list_files(source, kind, root)
+        names = list_files(source, kind, root)
         parts = [canonicalize(read_file(name, source), source, kind, where=name) for name in names]
     table = pl.concat(parts)
     if table.is_empty():
@@ -137,6 +141,29 @@ def expand(path: str, root: Path) -> str:
 
 def read_file(name: str, source: TableSource) -> pl.DataFrame:
     """One file as it stands; CSV as strings. ``name`` is a path or URL. Raises DataError."""
+    content = _read_bytes(name)
+    starts_as_parquet = content.startswith(_PARQUET)
+    if is_parquet(name, source) or (source.format == "auto" and starts_as_parquet):
+        if content and not starts_as_parquet:
+            raise DataError(
+                f"{name} is no Parquet file: give it the ending of what it is (.csv), or write it again"
+            )
+        return _parse_parquet(content, name)
+    if starts_as_parquet:
+        raise DataError(f"{name} is a Parquet file: say `format: parquet` in the profile")
+    return _parse_csv(content, name, source)
+
+
+def first_lines(name: str, source: TableSource) -> list[str]:
+    """The first lines of a CSV that are not blank, as text; none of a Parquet file. Raises DataError."""
+    content = _read_bytes(name)
+    if content.startswith(_PARQUET) or is_parquet(name, source):
+        return []
+    lines = _decode(content, name, source.encoding)[:1_000_000].splitlines()
+    return [line for line in lines[:200] if line.strip()]
+
+
+def _read_bytes(name: str) -> bytes:
     try:
         with fsspec.open(name, "rb", compression="infer") as file:
             content: bytes = file.read()
@@ -144,7 +171,7 @@ def read_file(name: str, source: TableSource) -> pl.DataFrame:
         raise DataError(f"{name} does not exist") from error
     except (OSError, EOFError, ValueError, ImportError) as error:
         raise DataError(f"{name} cannot be read: {error}") from error
-    return _parse_parquet(content, name) if _is_parquet(name, source) else _parse_csv(content, name, source)
+    return content
 
 
 def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: str) -> pl.DataFrame:
@@ -167,14 +194,33 @@ def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: st
         if theirs is None:
             if ours in source.columns or ours in REQUIRED[kind]:
                 raise DataError(
-                    f"{where}: no column {source.columns.get(ours, ours)!r} for {ours}; it has "
+                    _cut_otherwise(frame, source, where)
+                    or f"{where}: no column {source.columns.get(ours, ours)!r} for {ours}; it has "
                     f"{', '.join(repr(name) for name in frame.columns)}: "
                     f"name the right one under `columns: {{{ours}: …}}` of {kind}"
                 )
             columns.append(pl.Series(ours, [None] * frame.height, dtype=schema[ours]))
         else:
             columns.append(_cast(frame[theirs], type_, source, f"{where}: column {theirs!r}").alias(ours))
-    return pl.DataFrame(columns).cast({name: schema[name] for name in types})
+    table = pl.DataFrame(columns).cast({name: schema[name] for name in types})
+    if kind == "catalogue" and source.title_holds_year:
+        found = split_title(table[Catalogue.TITLE])
+        # A year of its own column is the better one.
+        table = table.with_columns(
+            found[Catalogue.TITLE], table[Catalogue.YEAR].fill_null(found[Catalogue.YEAR])
+        )
+    return table
+
+
+def split_title(titles: pl.Series) -> pl.DataFrame:
+    """``titles`` that may end in a year, as columns title and year (int32, null where there is none)."""
+    found = titles.str.extract_groups(_TITLE_AND_YEAR).struct.unnest()
+    return pl.DataFrame(
+        {
+            Catalogue.TITLE: found["title"].fill_null(titles),
+            Catalogue.YEAR: found["year"].cast(pl.Int32),
+        }
+    )
 
 
 def find_mapping(columns: list[str], mapping: Mapping[str, str], kind: Kind) -> bool:
@@ -184,6 +230,20 @@ def find_mapping(columns: list[str], mapping: Mapping[str, str], kind: Kind) -> 
     return all(mapping.get(name, name).lower() in lowered for name in REQUIRED[kind])
 
 
+def _cut_otherwise(frame: pl.DataFrame, source: TableSource, where: str) -> str | None:
+    """What to say of a CSV that its separator does not cut at all while another would."""
+    if frame.width != 1 or source.path is None or is_parquet(source.path, source):
+        return None
+    lines = [str(value) for value in frame.to_series().drop_nulls().head(200).to_list()]
+    other = fitting([*frame.columns, *lines] if source.has_header else lines, source.separator)
+    if other is None:
+        return None
+    return (
+        f"{where} has one column when cut at {named(source.separator)}; {named(other)} fits: "
+        f"set `separator: {other!r}`"
+    )
+
+
 def _find_column(frame: pl.DataFrame, name: str) -> str | None:
     if name in frame.columns:
         return name
@@ -191,13 +251,15 @@ def _find_column(frame: pl.DataFrame, name: str) -> str | None:
     return similar[0] if len(similar) == 1 else None
 
 
-def _is_parquet(name: str, source: TableSource) -> bool:
+def is_parquet(name: str, source: TableSource) -> bool:
+    """Whether ``name`` is to be read as Parquet, by what the profile says or by its ending."""
     return source.format == "parquet" or (
         source.format == "auto" and name.lower().endswith(_ENDINGS["parquet"])
     )
 
 
-def _list_files(source: TableSource, kind: Kind, root: Path) -> list[str]:
+def list_files(source: TableSource, kind: Kind, root: Path) -> list[str]:
+    """The files of ``source.path`` (a file, folder, glob or URL), by name. Raises DataError where there is none."""
     assert source.path is not None
     path = expand(source.path, root)
     if "://" not in path:
@@ -248,10 +310,13 @@ def _parse_csv(content: bytes, name: str, source: TableSource) -> pl.DataFrame:
             text.encode("utf-8"), separator=source.separator, has_header=source.has_header, infer_schema=False
         )
     except pl.exceptions.PolarsError as error:
+        broken = find_fault(text, source.separator) or _first_line(error)
         raise DataError(
-            f"{name} is no CSV with the separator {source.separator!r} ({_first_line(error)}): "
-            "look for a row with more fields than the first, or an open quotation mark"
+            f"{name}, {broken}: mend it there, or name the right `separator` in the profile"
         ) from error
+    # polars fills a row that is too short with nulls. Such a row ends in a null, so the costly look is seldom needed.
+    if frame.width > 1 and frame.to_series(-1).null_count() and (fault := find_fault(text, source.separator)):
+        raise DataError(f"{name}, {fault}: mend it there")
     if not source.has_header:
         frame.columns = [str(number) for number in range(1, frame.width + 1)]
     return frame
@@ -271,20 +336,16 @@ def _decode(content: bytes, name: str, encoding: str) -> str:
 
 
 def _split_lines(text: str, name: str, source: TableSource) -> pl.DataFrame:
+    if (fault := find_fault(text, source.separator)) is not None:
+        raise DataError(f"{name}, {fault}: mend it there, or name the right `separator` in the profile")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
-    rows = [(number, line.split(source.separator)) for number, line in enumerate(lines, 1) if line]
-    width = len(rows[0][1])
-    for number, fields in rows:
-        if len(fields) != width:
-            raise DataError(
-                f"{name}, line {number}: {len(fields)} fields between {source.separator!r}, "
-                f"the first line has {width}"
-            )
-    header = rows.pop(0)[1] if source.has_header else [str(number) for number in range(1, width + 1)]
+    rows = [line.split(source.separator) for line in lines if line]
+    width = len(rows[0])
+    header = rows.pop(0) if source.has_header else [str(number) for number in range(1, width + 1)]
     if len(set(header)) != width:
         raise DataError(f"{name}: two columns have the same name in {', '.join(header)}")
     return pl.DataFrame(
-        {column: [fields[index] or None for _, fields in rows] for index, column in enumerate(header)},
+        {column: [fields[index] or None for fields in rows] for index, column in enumerate(header)},
         schema=dict.fromkeys(header, pl.String),
     )
 
@@ -383,7 +444,8 @@ def _as_seconds(column: pl.Series, unit: str, where: str) -> pl.Series:
             return column.cast(pl.Int64)
         if column.dtype != pl.String:
             raise DataError(
-                f"{where} holds {column.dtype}, no ISO 8601 times: set `timestamp_unit` to s, ms or us"
+                f"{where} holds {column.dtype}, no ISO 8601 times: write times of a date-and-time type or as ISO text, "
+                "or set `timestamp_unit` to s, ms or us"
             )
         return _parse_iso(column, where)
     complaint = f"no time in {unit} since 1970 (see `timestamp_unit`)"

@@ -40,8 +40,11 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """What validation leaves. ``quarantine``: [table, row i64 in the raw table, reason, record as JSON
-    text]."""
+    """What validation leaves. ``quarantine``: [table, row i64, reason, record as JSON text].
+
+    ``row`` counts data rows from 1, the header not among them, as every message does: first the rows of the
+    source, file by file, then those appended in order of arrival.
+    """
 
     interactions: pl.DataFrame
     catalogue: pl.DataFrame
@@ -179,14 +182,16 @@ def _quarantine(
         ignore_nulls=True,
     )
     drops = pl.any_horizontal(rule.bad.fill_null(False) for rule in rules if not rule.empties)
-    judged = rows.with_row_index("row").with_columns(reasons.alias("reason"), drops.alias("drops"))
+    judged = rows.with_row_index("row", offset=1).with_columns(reasons.alias("reason"), drops.alias("drops"))
     bad = judged.filter(pl.col("reason") != "")
+    # `order` is ours, not the user's, and counts from 0: beside `row` it would be a second convention.
+    shown = [name for name in rows.columns if name != Interactions.ORDER]
     quarantine = pl.DataFrame(
         {
             "table": [table] * bad.height,
             "row": bad["row"].cast(pl.Int64),
             "reason": bad["reason"],
-            "record": [_record(record) for record in bad.select(rows.columns).iter_rows(named=True)],
+            "record": [_record(record) for record in bad.select(shown).iter_rows(named=True)],
         },
         schema=QUARANTINE_SCHEMA,
     )

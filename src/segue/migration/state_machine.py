@@ -487,7 +487,10 @@ class StateMachine:
     def _begun(self) -> tuple[State, Deployment]:
         state = self.state
         if state.current is None:
-            raise StateError(f"nothing is deployed for {self.ledger.dataset} yet: bootstrap comes first")
+            dataset = self.ledger.dataset
+            raise StateError(
+                f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
+            )
         return state, state.current
 
     def _refusal(self, state: State, decision: Decision, bundle: BundleFacts) -> Change | None:

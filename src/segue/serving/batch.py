@@ -98,7 +98,7 @@ def read_users(path: Path) -> list[str]:
     names = table[column].cast(pl.String)
     for row, name in enumerate(names):
         if not name:
-            raise DataError(f"{path}, row {row + 1}: {column} is empty")
+            raise DataError(f"{path}, data row {row + 1}: {column} is empty")
     return names.unique(maintain_order=True).to_list()
 
 

@@ -129,7 +129,9 @@ def served_bundle(workspace: Workspace, dataset: str) -> str:
     """
     path = workspace.state(dataset) / "deployment" / "current.json"
     if not path.is_file():
-        raise StateError(f"nothing is deployed for {dataset} yet: `segue run --dataset {dataset}` first")
+        raise StateError(
+            f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
+        )
     document = json.loads(path.read_text(encoding="utf-8"))["deployment"]
     shadow = document.get("shadow")
     arms = [arm for arm in document["arms"] if arm["name"] != CANARY]

@@ -45,7 +45,7 @@ STEPS: tuple[Step, ...] = (
         group="data",
         description="Read the sources and everything appended since into two canonical tables.",
         params=("data",),
-        code=("data.sources", "data.readers", "data.fetch", "data.append", "schema"),
+        code=("data.sources", "data.csv_shape", "data.readers", "data.fetch", "data.append", "schema"),
         always=True,
     ),
     Step(

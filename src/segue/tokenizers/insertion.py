@@ -48,10 +48,12 @@ def insert_items(
     table = read_table(source, "catalogue", workspace.root)
     ids = table[Catalogue.ITEM].fill_null("")
     if (empty := ids == "").any():
-        raise DataError(f"{items}: row {int(empty.arg_max() or 0) + 1} has no {Catalogue.ITEM}")
+        raise DataError(f"{items}: data row {int(empty.arg_max() or 0) + 1} has no {Catalogue.ITEM}")
     if (again := ids.is_duplicated()).any():
         row = int(again.arg_max() or 0)
-        raise DataError(f"{items}: item {ids[row]!r} (row {row + 1}) is there twice: keep one row an item")
+        raise DataError(
+            f"{items}: item {ids[row]!r} (data row {row + 1}) is there twice: keep one row an item"
+        )
     modalities, encoders = _encode(workspace, dataset, params, codebook, table)
     grown, report = insert_vectors(codebook, item_map, modalities, encoders)
     if out is not None:

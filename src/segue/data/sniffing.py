@@ -1,0 +1,53 @@
+"""How a stranger's file is written: format, encoding, separator, header."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import fsspec
+import polars as pl
+
+from segue.data.column_names import is_known
+from segue.data.csv_shape import best_separator, split, why_none
+from segue.data.settings import TableSource
+from segue.data.sources import read_file
+from segue.errors import DataError
+
+
+def sniff(path: str, separator: str | None = None) -> tuple[TableSource, pl.DataFrame]:
+    """How the file is written, and all of it as strings (CSV) or as typed (Parquet)."""
+    if path.lower().endswith((".parquet", ".pq")):
+        source = TableSource(path=path, format="parquet")
+        return source, read_file(path, source)
+    try:
+        with fsspec.open(path, "rb", compression="infer") as file:
+            content: bytes = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    encoding = "utf8"
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        encoding, text = "latin-1", content.decode("latin-1")
+    lines = [line for line in text[:1_000_000].splitlines()[:200] if line.strip()]
+    if len(lines) < 2:
+        raise DataError(f"{path} has fewer than two rows, so its shape cannot be guessed")
+    if separator is None and (separator := best_separator(lines)) is None:
+        raise DataError(f"{path}: {why_none(lines)}")
+    rows = split(lines, separator)
+    source = TableSource(
+        path=path, format="csv", separator=separator, encoding=encoding, has_header=_looks_like_header(rows)
+    )
+    return source, read_file(path, source)
+
+
+def _looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
+    first, second = rows[0], rows[1]
+    if any(map(is_known, first)):
+        return True
+    return not any(map(_is_number, first)) and any(map(_is_number, second))
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", cell) is not None
