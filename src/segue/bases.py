@@ -27,6 +27,10 @@ KEEPABLE: tuple[str, ...] = (
     "refit",
     "bundle",
 )
+# Not kept in its place, but measured beside the one that a retrain puts there.
+REPLACED_MODEL = "replaced_model"
+ENTRIES: tuple[str, ...] = (*KEEPABLE, REPLACED_MODEL)
+_STORED_AS = {REPLACED_MODEL: "generative_model"}
 
 
 def read_base(workspace: Workspace, dataset: str) -> dict[str, str | None]:
@@ -37,13 +41,13 @@ def read_base(workspace: Workspace, dataset: str) -> dict[str, str | None]:
             f"{path} is missing: `segue keep --nothing --dataset {dataset}` writes an empty one"
         )
     value = read_json(path)
-    if not isinstance(value, dict) or set(value) != set(KEEPABLE):
-        raise ConfigurationError(f"{path} must hold exactly the keys {', '.join(KEEPABLE)}")
-    return {name: None if value[name] is None else str(value[name]) for name in KEEPABLE}
+    if not isinstance(value, dict) or not set(KEEPABLE) <= set(value) <= set(ENTRIES):
+        raise ConfigurationError(f"{path} must hold exactly the keys {', '.join(ENTRIES)}")
+    return {name: None if value.get(name) is None else str(value[name]) for name in ENTRIES}
 
 
 def write_base(workspace: Workspace, dataset: str, base: Mapping[str, str | None]) -> None:
-    write_json(workspace.base_file(dataset), {name: base.get(name) for name in KEEPABLE})
+    write_json(workspace.base_file(dataset), {name: base.get(name) for name in ENTRIES})
 
 
 def keep(workspace: Workspace, dataset: str, steps: Iterable[str]) -> dict[str, str | None]:
@@ -78,7 +82,7 @@ def kept_path(workspace: Workspace, dataset: str, step: str, content_sha256: str
 
     Raises ArtifactError where the store lacks it or holds something else.
     """
-    path = workspace.kept(dataset) / step / content_sha256
+    path = workspace.kept(dataset) / _STORED_AS.get(step, step) / content_sha256
     remedy = f"restore state/, or let it go with `segue keep` for {dataset}"
     if not path.is_dir():
         raise ArtifactError(

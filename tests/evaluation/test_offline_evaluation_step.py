@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segue.artifacts import hash_files, read_json, write_json
+from segue.artifacts import commit, hash_files, read_json, temporary_folder, write_json
 from segue.items import ItemVectors
 from segue.migration.evidence import read_evidence
 from segue.params import load_params
@@ -54,7 +54,9 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def context_for(root: Path, inputs: Mapping[str, Path], output: Path) -> StepContext:
+def context_for(
+    root: Path, inputs: Mapping[str, Path], output: Path, base: Mapping[str, str | None] | None = None
+) -> StepContext:
     workspace = Workspace(root)
     output.mkdir()
     return StepContext(
@@ -68,7 +70,7 @@ def context_for(root: Path, inputs: Mapping[str, Path], output: Path) -> StepCon
         input_hashes=dict.fromkeys(inputs, "0" * 64),
         output=output,
         identity="test",
-        base={},
+        base=base or {},
     )
 
 
@@ -138,3 +140,33 @@ def test_the_step_writes_equal_files_counts_its_reads_and_makes_the_page(
     assert invalid.estimate is not None
     assert invalid.estimate > 0  # the stand-in shows the retired item, and that is told
     json.dumps(first.metrics)
+
+    # A retrained model is measured beside the one that it replaces, which lies in the kept store.
+    former = workspace_root / "state" / "ml-100k" / "kept" / "generative_model"
+    with temporary_folder(former / "x") as folder:
+        write_json(folder / "x.json", 1)
+        manifest = commit(
+            folder,
+            former / "y",
+            step="generative_model",
+            dataset="ml-100k",
+            params_sha256="p",
+            inputs={},
+            code_version="c",
+        )
+    (former / "y").rename(former / manifest.content_sha256)
+    asked = []
+
+    def load_path(folder: Path, *arguments: object) -> Any:
+        asked.append(folder.name)
+        return paths()["cascade"]
+
+    monkeypatch.setattr(offline_evaluation, "load_path", load_path)
+    third = context_for(
+        workspace_root, inputs, workspace_root / "third", {"replaced_model": manifest.content_sha256}
+    )
+    offline_evaluation.run(third)
+    assert asked == [manifest.content_sha256]
+    evidence = read_evidence(third.output / "evidence.json")
+    assert any((item.path_a, item.path_b) == ("generative", "replaced") for item in evidence)
+    assert "the model it replaces" in page.read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ from click import unstyle
 from typer.testing import CliRunner
 
 from segue import cli
-from segue.artifacts import commit, read_json, temporary_folder, write_json
-from segue.bases import KEEPABLE, read_base, write_base
+from segue.artifacts import commit, read_json, read_manifest, temporary_folder, write_json
+from segue.bases import KEEPABLE, REPLACED_MODEL, kept_path, read_base, write_base
 from segue.canonical import sha256_of
 from segue.data.inbox import inbox
 from segue.errors import StateError
@@ -214,6 +214,20 @@ def test_the_splits_that_are_kept_are_those_of_the_weights(workspace: Workspace)
     )
     record_served(workspace, DATASET, "bundle-5")
     assert "splits" not in served(workspace, "bundle-5")
+
+
+def test_a_retrain_is_measured_beside_the_model_that_it_replaces(workspace: Workspace) -> None:
+    shadow_b(workspace)
+    assert run_day_two(workspace, "keep")[0] == "keep"
+    kept = read_base(workspace, DATASET)
+    assert kept["generative_model"] is not None
+    assert kept[REPLACED_MODEL] is None
+    run_day_two(workspace, "retrain")
+    base = read_base(workspace, DATASET)
+    assert base[REPLACED_MODEL] == kept["generative_model"]
+    assert base["generative_model"] is base["refit"] is None
+    folder = kept_path(workspace, DATASET, REPLACED_MODEL, str(base[REPLACED_MODEL]))
+    assert read_manifest(folder).step == "generative_model"
 
 
 def test_a_file_leaves_the_inbox_only_for_a_run_that_begins(workspace: Workspace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import segue
-from segue.bases import KEEPABLE
+from segue.bases import ENTRIES
 from segue.params import SECTIONS
 from segue.steps.registry import BY_NAME, STEPS, Step, in_order, upstream
 
@@ -19,7 +19,7 @@ def test_a_step_names_what_exists(step: Step) -> None:
     seen = {before.name for before in STEPS[: STEPS.index(step)]}
     assert set(step.inputs) <= seen, "a step comes after its inputs"
     assert set(step.params) <= set(SECTIONS)
-    assert set(step.keeps) <= set(KEEPABLE)
+    assert set(step.keeps) <= set(ENTRIES)
     root = Path(segue.__file__).parent
     for module in (*step.code, f"steps.{step.name}"):
         place = root.joinpath(*module.split("."))
@@ -29,7 +29,7 @@ def test_a_step_names_what_exists(step: Step) -> None:
 
 
 # What every step is run by, and what decides no byte of an output. A page is written beside the artifact, not hashed.
-INFRASTRUCTURE = {"artifacts", "canonical", "errors", "params", "steps.runner", "steps.registry"}
+INFRASTRUCTURE = {"artifacts", "bases", "canonical", "errors", "params", "steps.runner", "steps.registry"}
 PAGES = {"reporting.evaluation_page"}
 
 

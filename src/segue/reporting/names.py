@@ -14,6 +14,7 @@ CONTENDERS = {
     "sasrec": "SASRec",
     "cascade": "Cascade",
     "generative": "Generative",
+    "replaced": "Generative, the model it replaces",
     "generative_code": "Generative, code head alone",
     "generative_dense": "Generative, dense head alone",
 }

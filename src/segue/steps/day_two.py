@@ -6,11 +6,11 @@ The same three movements whichever engine runs the steps: the part of the graph 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from segue.artifacts import read_json, read_manifest, verify, write_json
-from segue.bases import KEEPABLE, read_base, store_copy, write_base
+from segue.bases import KEEPABLE, REPLACED_MODEL, read_base, store_copy, write_base
 from segue.canonical import sha256_of
 from segue.errors import StateError
 from segue.migration.deployment import CANARY
@@ -84,9 +84,14 @@ def keep_served(workspace: Workspace, dataset: str, *, retrain: bool = False) ->
     assert isinstance(made_from, dict)
     base = {name: made_from.get(name) for name in KEEPABLE}
     if retrain:
-        base = {name: None if name in WEIGHTS else value for name, value in base.items()}
+        base = without_weights(base)
     write_base(workspace, dataset, base)
     return base
+
+
+def without_weights(base: Mapping[str, str | None]) -> dict[str, str | None]:
+    """``base`` for a retrain: new weights are learned, and measured beside those that they would replace."""
+    return {**base, **dict.fromkeys(WEIGHTS), REPLACED_MODEL: base["generative_model"]}
 
 
 def day_two(
@@ -106,10 +111,7 @@ def day_two(
     verdict, reasons = str(report["verdict"]), "; ".join(report["reasons"])
     say(f"drift: {verdict} ({reasons})")
     if verdict == "retrain":
-        base = read_base(workspace, dataset)
-        write_base(
-            workspace, dataset, {name: None if name in WEIGHTS else value for name, value in base.items()}
-        )
+        write_base(workspace, dataset, without_weights(read_base(workspace, dataset)))
     elif verdict == "new_codebook":
         say(
             "a new codebook is another recipe: it is adopted by hand (`segue keep --nothing`), so this run keeps the old"

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from segue.artifacts import read_json
+from segue.bases import REPLACED_MODEL
 from segue.cascade import load_paths
 from segue.data.sequences import Sequences
 from segue.evaluation.assessment import Catalogue, assess, rounded, to_evidence, user_metrics
 from segue.evaluation.protocol import audience, build_cases, evaluate_path, head_agreement, slices
 from segue.evaluation.results import choose_examples, write_results
+from segue.generative.path import load_path
 from segue.items import Items, ItemVectors
 from segue.params import Params
 from segue.paths import ListRules
@@ -25,7 +27,7 @@ from segue.schema import Part, UserGroup
 from segue.steps.runner import StepContext, code_version, read_record
 from segue.tokenizers.item_map import bound_items
 
-GENERATIVE = "generative"
+GENERATIVE, REPLACED = "generative", "replaced"
 AGREEMENT_USERS = 64  # asked twice, to see that a short list is the head of the long one
 
 
@@ -59,7 +61,11 @@ def run(context: StepContext) -> None:
     context.record["test_reads_in_all"] = int(earlier) + 1
 
     answers, per_user, agreement = {}, {}, {}
-    for name, path in contenders(context.inputs, items, bound, params).items():
+    paths = contenders(context.inputs, items, bound, params)
+    if (replaced := context.kept(REPLACED_MODEL)) is not None:
+        # Both were trained without the test part, so the retrained model is judged beside the one that it replaces.
+        paths[REPLACED] = load_path(replaced, bound, params.decoding)
+    for name, path in paths.items():
         context.progress(f"{name}: {len(cases)} lists of {settings.list_length}")
         found = evaluate_path(path, cases, rules, settings.list_length, settings.batch_size)
         answers[name] = found
@@ -135,8 +141,6 @@ def contenders(
     The incumbent's parts, the cascade that serves, and the generative path: as it is served (fused), its code
     head alone (no dense candidates, no dense score) and its dense head alone.
     """
-    from segue.generative.path import load_path
-
     parts = load_paths(inputs["incumbent"], items)
     generative = load_path(inputs["generative_model"], bound, params.decoding)
     return {

@@ -192,6 +192,7 @@ STEPS: tuple[Step, ...] = (
         description="What each path would serve, ranked over the full catalogue, with intervals, slices and differences.",
         inputs=("splits", "sequences", "item_map", "incumbent", "generative_model"),
         params=("evaluation", "decoding", "rules"),
+        keeps=("replaced_model",),
         code=(
             "evaluation",
             "cascade",
@@ -259,7 +260,9 @@ STEPS: tuple[Step, ...] = (
             "data.sequences",
             "items",
             "migration.evidence",
+            "paths",
             "registry.bundle",
+            "schema",
         ),
     ),
     Step(
