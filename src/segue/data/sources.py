@@ -96,7 +96,7 @@ def read_table(source: TableSource, kind: Kind, root: Path) -> pl.DataFrame:
         parts = [canonicalize(read_file(name, source), source, kind, where=name) for name in names]
     table = pl.concat(parts)
     if table.is_empty():
-        raise DataError(f"{kind}: {describe(source)} holds no rows")
+        raise DataError(f"{kind}: {describe(source)} holds no rows: check that it is the right one")
     return with_order(table) if kind == "interactions" else table
 
 
@@ -302,7 +302,7 @@ def _parse_parquet(content: bytes, name: str) -> pl.DataFrame:
 def _parse_csv(content: bytes, name: str, source: TableSource) -> pl.DataFrame:
     text = _decode(content, name, source.encoding)
     if not text.strip():
-        raise DataError(f"{name} is empty")
+        raise DataError(f"{name} is empty: was it written to the end?")
     if len(source.separator) > 1:
         return _split_lines(text, name, source)
     try:
@@ -494,7 +494,9 @@ def _refuse(column: pl.Series, bad: pl.Series, where: str, complaint: str) -> No
     row = bad.fill_null(False).arg_max() if bool(bad.fill_null(False).any()) else None
     if row is not None:
         value: Any = column[row]
-        raise DataError(f"{where}, data row {row + 1}: {value!r} is {complaint}")
+        raise DataError(
+            f"{where}, data row {row + 1}: {value!r} is {complaint}: mend the row, or map another column"
+        )
 
 
 def _first_line(error: BaseException) -> str:
