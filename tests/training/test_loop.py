@@ -59,9 +59,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("killed_after", [1, 3])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, precision: str, killed_after: int) -> None:
+@pytest.mark.parametrize("averaging", [0.0, 0.8])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    tmp_path, precision: str, killed_after: int, averaging: float
+) -> None:
     values = [0.1, 0.4, 0.3, 0.5, 0.2]
-    chosen = settings(precision=precision, decay_epochs=5)
+    chosen = settings(precision=precision, decay_epochs=5, averaging=averaging)
     whole = scorer()
     expected = fit(
         whole, batches=batches, loss=whole.loss, validate=curve(values), settings=chosen, checkpoints=None,
@@ -89,6 +92,43 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, precision: str, 
     assert found.history == expected.history
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_what_is_kept_and_validated_is_the_moving_average_while_training_goes_on_from_its_own_weights() -> (
+    None
+):
+    def trained(averaging: float, epochs: int) -> tuple[Scorer, list[Tensor], list[Tensor]]:
+        """The model, its weights after each step, and those that were validated."""
+        model, steps, seen = scorer(), [], []
+        optimizer_step = torch.optim.AdamW.step
+
+        def step(self: torch.optim.Optimizer) -> None:
+            optimizer_step(self)
+            steps.append(model.layer.weight.detach().clone())
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", step)
+            fit(
+                model, batches=batches, loss=model.loss, settings=settings(averaging=averaging, epochs=epochs),
+                validate=lambda: seen.append(model.layer.weight.detach().clone()) or float(len(seen)),
+                checkpoints=None, progress=silent,
+            )  # fmt: skip
+        return model, steps, seen
+
+    plain, plain_steps, plain_seen = trained(0.0, 3)
+    averaged, steps, seen = trained(0.8, 3)
+    assert all(torch.equal(one, other) for one, other in zip(plain_steps, steps, strict=True))
+    assert torch.equal(plain_seen[-1], plain_steps[-1])
+    assert torch.equal(plain.layer.weight, plain_steps[-1])
+    average, expected = steps[0], []
+    for number, value in enumerate(steps[1:], start=2):
+        decay = min(0.8, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * value
+        if number % 6 == 0:
+            expected.append(average)
+    for one, other in zip(expected, seen, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(averaged.layer.weight, expected[-1])
 
 
 def test_the_best_epoch_is_restored_and_patience_stops() -> None:

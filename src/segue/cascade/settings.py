@@ -23,6 +23,7 @@ class TwoTowerSettings(Settings):
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     batch_events: int = Field(1024, ge=1)  # padded positions of a training step
+    averaging: float = Field(0.99, ge=0, lt=1)  # decay a step of the moving average of the weights; 0: none
     epochs: int = Field(20, ge=1)
     patience: int = Field(3, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -43,6 +44,7 @@ class SasrecSettings(Settings):
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     batch_events: int = Field(1024, ge=1)  # padded positions of a training step
+    averaging: float = Field(0.99, ge=0, lt=1)  # decay a step of the moving average of the weights; 0: none
     epochs: int = Field(24, ge=1)
     patience: int = Field(6, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"

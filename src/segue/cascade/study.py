@@ -312,6 +312,7 @@ def _train(
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             precision=settings.precision,
+            averaging=settings.averaging,
             seed=settings.seed,
             threads=threads,
         ),

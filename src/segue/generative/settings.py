@@ -24,6 +24,7 @@ class GenerativeSettings(Settings):
     learning_rate: float = Field(4e-3, gt=0)  # falls linearly to a tenth over ``epochs``
     weight_decay: float = Field(0.0, ge=0)
     batch_events: int = Field(1024, ge=1)  # padded positions of a training step
+    averaging: float = Field(0.99, ge=0, lt=1)  # decay a step of the moving average of the weights; 0: none
     epochs: int = Field(8, ge=1)
     patience: int = Field(4, ge=1)  # epochs without a better validation
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -87,6 +87,7 @@ def train(
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             precision=settings.precision,
+            averaging=settings.averaging,
             seed=settings.seed,
             threads=settings.threads,
         ),

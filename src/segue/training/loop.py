@@ -46,6 +46,9 @@ class FitSettings:
     warmup_steps: int = 50  # the learning rate rises linearly over so many steps
     decay_epochs: int = 0  # and falls linearly, epoch by epoch, to a tenth after so many epochs; 0: it stays
     clip_norm: float = 1.0  # of the gradient; 0: not clipped
+    averaging: float = (
+        0.0  # decay a step of the moving average of the weights, which is what is kept; 0: none
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +65,14 @@ class FitResult:
 
 @dataclass(slots=True)
 class _State:
-    """What a checkpoint holds beside the tensors."""
+    """What a checkpoint holds beside the tensors of model, optimizer and best weights."""
 
     epoch: int = 0
     steps: int = 0
     best_epoch: int = 0
     best_value: float | None = None
     history: list[Metrics] = field(default_factory=list)
+    average: dict[str, Tensor] = field(default_factory=dict)  # empty where there is none
 
 
 def fit(
@@ -83,6 +87,10 @@ def fit(
     progress: Callable[[str], None] = print,
 ) -> FitResult:
     """Train ``model`` in place and leave it, in eval mode, with its best weights.
+
+    With ``settings.averaging`` the weights that are validated and kept are an exponential moving average over
+    the steps (Polyak and Juditsky 1992), which forgets its start at once: its decay at step t is at most
+    (1 + t) / (10 + t). Training itself goes on from the plain weights.
 
     ``batches(epoch)`` gives the batches of an epoch (from 0) and must depend on nothing else.
     ``loss(batch)`` returns ``total`` and any parts to be reported. ``validate()`` (higher is better) is
@@ -107,14 +115,15 @@ def fit(
             metrics, seen = _epoch(model, optimizer, batches(state.epoch), loss, settings, state, device)
         tokens += seen
         speed = seen / max(time.monotonic() - epoch_began, 1e-9)
-        model.eval()
-        if validate is not None:
-            metrics["validation"] = float(validate())
-        state.epoch += 1
-        state.history.append(metrics)
-        if validate is None or state.best_value is None or metrics["validation"] > state.best_value:
-            state.best_epoch, state.best_value = state.epoch, metrics.get("validation")
-            best = _weights(model)
+        with _averaged(model, state.average):
+            model.eval()
+            if validate is not None:
+                metrics["validation"] = float(validate())
+            state.epoch += 1
+            state.history.append(metrics)
+            if validate is None or state.best_value is None or metrics["validation"] > state.best_value:
+                state.best_epoch, state.best_value = state.epoch, metrics.get("validation")
+                best = _weights(model)
         if checkpoints is not None:
             _save(checkpoints, model, optimizer, settings, state, best)
         figures = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -174,6 +183,8 @@ def _epoch(
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         state.steps += 1
+        if settings.averaging > 0:
+            _move_average(state, model, settings.averaging)
         count += 1
         tokens += int(batch.lengths.sum())
         for (
@@ -187,6 +198,28 @@ def _epoch(
             f"training diverged in epoch {state.epoch + 1} ({metrics}): lower learning_rate or use fp32"
         )
     return metrics, tokens
+
+
+@torch.no_grad()
+def _move_average(state: _State, model: nn.Module, decay: float) -> None:
+    """After ``state.steps`` steps."""
+    now = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    if not state.average:
+        state.average = {name: value.detach().clone() for name, value in now.items()}
+        return
+    share = 1 - min(decay, (1 + state.steps) / (10 + state.steps))
+    torch._foreach_lerp_([state.average[name] for name in now], list(now.values()), share)
+
+
+@contextmanager
+def _averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
+    """The model with the averaged weights; afterwards with its own again. Without an average nothing happens."""
+    own = _weights(model) if average else {}
+    if average:
+        model.load_state_dict(average, strict=False)
+    yield
+    if average:
+        model.load_state_dict(own)
 
 
 def _out_of_patience(state: _State, settings: FitSettings, validate: Callable[[], float] | None) -> bool:
@@ -235,6 +268,7 @@ def _save(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": value.contiguous() for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value.contiguous() for name, value in best.items()}
+    tensors |= {f"average/{name}": value.contiguous() for name, value in state.average.items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value.contiguous() for name, value in values.items()}
     file = f"epoch-{state.epoch}-{_TENSORS}"
@@ -284,6 +318,7 @@ def _resume(
         best_epoch=saved["best_epoch"],
         best_value=saved["best_value"],
         history=saved["history"],
+        average=_under(tensors, "average/"),
     )
     return state, _under(tensors, "best/")
 
