@@ -218,7 +218,7 @@ def _read_catalogue(reader: str, folder: Path) -> pl.DataFrame:
     if reader in ("movielens", "movietweetings"):
         table = table.with_columns(split_title(table[Catalogue.TITLE]).get_columns())
     if reader == "movielens":
-        table = _add_plots(_add_posters(table, folder), folder)
+        table = _add_plots(table, folder)
     if reader == "amazon-sequences":
         table = _add_attributes(table, folder)
     element = pl.element()
@@ -237,14 +237,6 @@ def _add_plots(table: pl.DataFrame, folder: Path) -> pl.DataFrame:
         on=Catalogue.ITEM,
         how="left",
         maintain_order="left",
-    )
-
-
-def _add_posters(table: pl.DataFrame, folder: Path) -> pl.DataFrame:
-    stems = sorted(path.stem for path in (folder / "posters").glob("*.jpg"))
-    has_poster = pl.col(Catalogue.ITEM).is_in(stems)
-    return table.with_columns(
-        pl.when(has_poster).then("posters/" + pl.col(Catalogue.ITEM) + ".jpg").alias(Catalogue.IMAGE)
     )
 
 
