@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import uuid
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -106,7 +107,8 @@ def _export(weights: bytes, batch: int) -> bytes:
     level = logger.level
     logger.setLevel(logging.ERROR)  # it tells of torchvision's operators, which nobody needs here
     try:
-        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # about torch's own internals
             program = torch.onnx.export(
                 Features().eval(),
                 (torch.zeros(batch, 3, size, size),),
