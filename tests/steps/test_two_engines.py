@@ -25,7 +25,7 @@ from segue.steps.runner import is_up_to_date
 from segue.workspace import Workspace
 
 DATASET = "tiny"
-TARGETS = ("sequences", "attribute_embeddings", "collaborative_embeddings")
+TARGETS = ("sequences", "image_embeddings", "attribute_embeddings", "collaborative_embeddings")
 STEPS = [step.name for step in in_order(upstream(TARGETS))]
 
 
