@@ -27,6 +27,7 @@ from segue.errors import DataError
 
 PICTURES_FILE: Final = "pictures.parquet"  # of the step image_embeddings: a row an item
 PART: Final = 256  # pictures between two writes
+_LINES: Final = 20  # at most so many say how far the work is
 _FACTS: Final[dict[str, pl.DataType]] = {
     "sha256": pl.String(),
     "reason": pl.String(),
@@ -58,18 +59,22 @@ def encode_pictures(
     ``folder``: the cache of exactly this encoder with exactly these settings. Raises DataError where a file
     has other bytes than its hash says, or is gone: it changed since its data was ingested.
     """
+    for leftover in folder.glob(".*.parquet"):  # of a run that was killed while it wrote
+        leftover.unlink()
     found = _read(folder, set(files), encoder.dimensions, say)
     wanted = [(key, path) for key, path in files.items() if key not in found]
     if wanted:
         say(f"{len(wanted)} of {len(files)} pictures are new to {encoder.name}")
     left = iter(wanted)
-    opened = 0
+    opened = told = 0
     while part := dict(islice(left, PART)):
         fresh = _encode(encoder, part, settings)
         _write(folder, fresh, encoder.dimensions)
         found.update(fresh)
         opened += len(part)
-        say(f"{opened} of {len(wanted)} pictures encoded")
+        if (share := _LINES * opened // len(wanted)) > told:
+            told = share
+            say(f"{opened} of {len(wanted)} pictures encoded")
     return found, opened
 
 
@@ -98,8 +103,6 @@ def _read(folder: Path, wanted: set[str], dimensions: int, say: Callable[[str], 
     schema = _schema(dimensions)
     found: dict[str, Picture] = {}
     for path in sorted(folder.glob("*.parquet")):
-        if path.name.startswith("."):
-            continue
         try:
             table = pl.read_parquet(path)
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -108,7 +111,7 @@ def _read(folder: Path, wanted: set[str], dimensions: int, say: Callable[[str], 
         if dict(table.schema) != schema:
             say(f"the cached part {path.name} has other columns and is made anew")
             continue
-        chosen = table.filter(pl.col("sha256").is_in(list(wanted)))
+        chosen = table.filter(pl.Series([key in wanted for key in table["sha256"]], dtype=pl.Boolean))
         vectors = chosen["vector"].to_numpy().reshape(chosen.height, dimensions)
         for row, vector in zip(chosen.select(list(_FACTS)).iter_rows(named=True), vectors, strict=True):
             key = row.pop("sha256")
