@@ -178,7 +178,7 @@ def test_efficientnet_is_the_eager_one(efficientnet: ImageEncoder, paths: list[P
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(io.BytesIO(image._weights()), weights_only=True))
+    network.load_state_dict(torch.load(io.BytesIO(image.weights_file()), weights_only=True))
     network.eval()
     pixels = np.stack([resized(load_rgb(path, 10**6), 224) for path in paths]).astype(np.float32)
     with torch.inference_mode():

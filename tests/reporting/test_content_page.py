@@ -58,7 +58,7 @@ def test_the_page_is_whole_and_says_what_is_there(images: bool, tmp_path: Path) 
     assert parser.open == []
     text = " ".join(" ".join(parser.text).split())
     assert "Of 12 items 100.0\u00a0% have text" in html
-    assert ("There is no image at all." in text) is not images
+    assert ("None has a picture." in text) is not images
     assert ("12 picture" in text or "12, of which 1 are of no use" in text) is images
     assert (REASONS["broken"] in text) is images
     assert "<b>0</b>" not in html

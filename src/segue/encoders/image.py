@@ -1,7 +1,7 @@
 """The built-in image encoder: EfficientNet-Lite0 (Tan and Le 2019; Google's "Lite" variant of 2020).
 
 Its weights ship inside a package, so nothing is downloaded. They are exported to ONNX once a checkout, into
-``state/encoders/``, and run by ONNX Runtime, which is several times faster than eager PyTorch on a CPU. The
+``state/encoders/``, and run by ONNX Runtime, which is faster than eager PyTorch on a CPU (`benchmarks/images.py`). The
 file is made from the weights whose hash stands in its name, and read only where its own hash is the one that
 was written down beside it; otherwise it is made anew.
 """
@@ -18,13 +18,16 @@ import uuid
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from segue.artifacts import write_text
 from segue.encoders.onnx_image import OnnxImageEncoder
 from segue.encoders.settings import EncoderSettings, OnnxImageSettings
 from segue.errors import ConfigurationError
 from segue.workspace import Workspace
+
+if TYPE_CHECKING:
+    import torch
 
 NAME: Final = "efficientnet_lite0"
 DIMENSIONS: Final = 1280
@@ -51,7 +54,7 @@ def exported(folder: Path, batch: int) -> bytes:
         model = path.read_bytes()
         if hashlib.sha256(model).hexdigest() == stated.read_text(encoding="utf-8").strip():
             return model
-    weights = _weights()
+    weights = weights_file()
     print(f"exporting {NAME} to ONNX, once: {path}", file=sys.stderr, flush=True)
     model = _export(weights, batch)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,7 @@ def exported(folder: Path, batch: int) -> bytes:
     return model
 
 
-def _weights() -> bytes:
+def weights_file() -> bytes:
     """The weights file of the package, byte for byte the one that is known."""
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
@@ -85,8 +88,8 @@ def _weights() -> bytes:
     raise ConfigurationError(f"the package {_PACKAGES[1]} holds no {_WEIGHTS}: install version 0.1.0")
 
 
-def _export(weights: bytes, batch: int) -> bytes:
-    """[batch, 3, 224, 224] pixels to [batch, 1280] pooled features, as an ONNX model."""
+def features(weights: bytes) -> torch.nn.Module:
+    """The network: [N, 3, 224, 224] prepared pixels to [N, 1280] pooled features."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -99,8 +102,15 @@ def _export(weights: bytes, batch: int) -> bytes:
             )
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            features: torch.Tensor = self.network.extract_features(pixels)
-            return features.mean(dim=(2, 3))
+            found: torch.Tensor = self.network.extract_features(pixels)
+            return found.mean(dim=(2, 3))
+
+    return Features().eval()
+
+
+def _export(weights: bytes, batch: int) -> bytes:
+    """The network as an ONNX model for passes of ``batch`` pictures."""
+    import torch
 
     size = EXPECTS.size
     logger = logging.getLogger("torch.onnx")
@@ -110,7 +120,7 @@ def _export(weights: bytes, batch: int) -> bytes:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # about torch's own internals
             program = torch.onnx.export(
-                Features().eval(),
+                features(weights),
                 (torch.zeros(batch, 3, size, size),),
                 input_names=["pixels"],
                 output_names=["vectors"],

@@ -17,6 +17,12 @@ MODALITIES = {
     "attribute": ("Attributes", "Categories, year and price. Many items may rightly be alike."),
     "collaborative": ("Collaborative", "Who was consumed with what, in the training part alone."),
 }
+HAVE = {
+    "text": "text",
+    "image": "a picture",
+    "attribute": "attributes",
+    "collaborative": "a collaborative vector",
+}
 REASONS = {
     "not_named": "the catalogue names no picture",
     "missing": "the named file does not exist",
@@ -51,17 +57,17 @@ def write_content_page(reports: Path, report: Mapping[str, Any], *, dataset: str
 
 def _lead(report: Mapping[str, Any]) -> str:
     parts = [
-        f"{percent(entry['coverage'])} have {MODALITIES[name][0].lower()}"
-        for name in MODALITIES
+        f"{percent(entry['coverage'])} have {words}"
+        for name, words in HAVE.items()
         if (entry := report["modalities"].get(name)) is not None and entry["items"]
     ]
     absent = [
-        MODALITIES[name][0].lower()
-        for name in MODALITIES
+        words
+        for name, words in HAVE.items()
         if (entry := report["modalities"].get(name)) is not None and not entry["items"]
     ]
     told = f"Of {count(report['items'])} items {', '.join(parts) or 'none has any content'}."
-    return told + (f" There is no {' and no '.join(absent)} at all." if absent else "")
+    return told + (f" None has {' or '.join(absent)}." if absent else "")
 
 
 def _section(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
             ("Short texts", count(entry["short"])),
             (
                 "Characters",
-                f"median {quantiles['0.5']:g}, 5 % below {quantiles['0.05']:g}, 5 % above {quantiles['0.95']:g}",
+                f"median {quantiles['0.5']:.0f}, 5 % below {quantiles['0.05']:.0f}, 5 % above {quantiles['0.95']:.0f}",
             ),
         ]
         plots.append(_plot("Length of the texts", entry["characters"], "characters"))
