@@ -8,6 +8,7 @@ are checked against each other.
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ def notes(size: Size) -> list[str]:
         f"batches of {size.batch}, fp32, on the CPU.",
         "ONNX Runtime's threads are forward passes side by side, each on one thread, so that no vector depends on "
         "their number; PyTorch's are within an operator.",
+        f"The machine's load average at the end was {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: where that is "
+        "more than the threads measured, other work took its share, and two threads show less than they could.",
     ]
 
 
