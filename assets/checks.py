@@ -34,6 +34,23 @@ def _validation(folder: Path) -> Reading:
     return not failed, f"{len(failed)} of {len(results['expectations'])} expectations failed", {}
 
 
+def _content(folder: Path) -> Reading:
+    report: Any = read_json(folder / "quality.json")
+    findings = report["findings"]
+    rows = [
+        f"| {name} | {entry['items']} | {entry['coverage']:.1%} | {entry['duplicates']['share']:.1%} "
+        f"| {entry['near_duplicates']['share']:.1%} |"
+        for name, entry in report["modalities"].items()
+    ]
+    head = ["| modality | items | coverage | the same twice | nearly the same |", "|---|---|---|---|---|"]
+    why = "; ".join(f"{finding['modality']}: {finding['told']}" for finding in findings)
+    return (
+        not findings,
+        why or "nothing passes a threshold",
+        {"modalities": dg.MetadataValue.md("\n".join(head + rows))},
+    )
+
+
 def _item_map(folder: Path) -> Reading:
     codes = pl.read_parquet(folder / "item_map.parquet", columns=["codes"])["codes"]
     quality: Any = read_json(folder / "quality.json")
@@ -66,6 +83,12 @@ _GATE = Gate(
 
 CHECKS: dict[str, Gate] = {
     "validation": Gate("great_expectations", "Every expectation of both suites holds.", True, _validation),
+    "content_quality": Gate(
+        "content",
+        "Coverage, duplicates and unusable pictures keep to the thresholds of `encoders.quality`.",
+        False,
+        _content,
+    ),
     "item_map": Gate("collision_free", "No two active items share a semantic ID.", True, _item_map),
     "serving_check": Gate("served_lists", "Every answered item is valid and unseen.", False, _serving),
     "pilot_decision": _GATE,

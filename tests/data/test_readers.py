@@ -48,7 +48,7 @@ def test_ml_100k(tmp_path: Path) -> None:
     assert (raw.has_timestamps, raw.ordered) == (True, False)
 
 
-def test_movielens_with_and_without_plots_and_posters(tmp_path: Path) -> None:
+def test_movielens_with_and_without_plots(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     put(
         folder,
@@ -60,13 +60,11 @@ def test_movielens_with_and_without_plots_and_posters(tmp_path: Path) -> None:
     assert bare["text"].to_list() == [None, None]
     assert bare["image_path"].to_list() == [None, None]
     put(folder, plots__csv='movieId,director,actors,plot\n1,J. L.,T. H.,"A boy, and ""Woody""."\n')
-    put(folder / "posters", **{"1__jpg": ""})
     table = read(tmp_path, "movielens").catalogue
     assert table["title"].to_list() == ["Toy Story", "Odd, The"]
     assert table["year"].to_list() == [1995, None]
     assert table["categories"].to_list() == [["Comedy", "Fantasy"], []]
     assert table["text"].to_list() == ['A boy, and "Woody".', None]
-    assert table["image_path"].to_list() == ["posters/1.jpg", None]
 
 
 def test_movietweetings_keeps_leading_zeros(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from segue.steps.runner import is_up_to_date
 from segue.workspace import Workspace
 
 DATASET = "tiny"
-DATA_TARGETS = ("sequences", "attribute_embeddings", "collaborative_embeddings")
+DATA_TARGETS = ("sequences", "image_embeddings", "attribute_embeddings", "collaborative_embeddings")
 MODEL_TARGETS = ("refit_check", "offline_evaluation")
 
 
@@ -151,7 +151,8 @@ def test_equal_hashes_and_nothing_twice(workspace: Workspace) -> None:
     profile = yaml.safe_load(workspace.profile_file(DATASET).read_text())
     profile["encoders"] = {"collaborative_dimensions": 8}
     workspace.profile_file(DATASET).write_text(yaml.safe_dump(profile))
-    assert ran(dvc_repro(workspace)) == {"ingest", "attribute_embeddings", "collaborative_embeddings"}
+    encoders = {f"{name}_embeddings" for name in ("image", "attribute", "collaborative")}
+    assert ran(dvc_repro(workspace)) == {"ingest", *encoders}
     params = load_params(workspace, DATASET)
     assert all(is_up_to_date(workspace, DATASET, step, params) for step in in_order(STEPS))
     assert "ran" not in dagster_run(workspace).values()

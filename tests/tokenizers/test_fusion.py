@@ -144,3 +144,26 @@ def test_other_dimensions_missing_modalities_and_other_items_are_refused() -> No
         fusion.fuse({"text": given["text"]})
     with pytest.raises(BindingError, match="different items"):
         fusion.fuse({**given, "text": modalities(40, first=1)["text"]})
+
+
+def test_pictures_weigh_what_they_are_told_and_an_absent_one_is_the_mean() -> None:
+    given = modalities(60)
+    random = np.random.default_rng(5)
+    there = random.random(60) < 0.7
+    pictures = np.where(there[:, None], random.normal(size=(60, 9)), 0).astype(np.float32)
+    given["image"] = ItemVectors(pictures, there, list(given["text"].item_ids))
+
+    def share(weight: float) -> float:
+        """Of the fused distance, what the pictures decide."""
+        fusion = Fusion.fit(given, {"text": 1.0, "collaborative": 1.0, "image": weight}, 22)
+        blind = {
+            **given,
+            "image": ItemVectors(np.zeros_like(pictures), np.zeros(60, dtype=bool), given["text"].item_ids),
+        }
+        moved = fusion.fuse(given)[0] - fusion.fuse(blind)[0]
+        # An absent picture stands at the mean: taking it away moves nothing but what content predicts.
+        assert not moved[~there].any()
+        return float((moved[there] ** 2).sum())
+
+    assert share(2.0) == pytest.approx(4 * share(1.0), rel=0.35)
+    assert list(Fusion.fit(given, {"text": 1.0, "image": 0.0}, 8).modalities) == ["text"]

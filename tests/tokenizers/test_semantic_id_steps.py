@@ -13,6 +13,8 @@ import pytest
 
 from segue.artifacts import commit, read_manifest, temporary_folder, write_json
 from segue.bases import keep, write_base
+from segue.canonical import sha256_of_file
+from segue.data.settings import ImageSource
 from segue.data.sources import CATALOGUE_SCHEMA
 from segue.encoders.attributes import AttributeSpace
 from segue.encoders.text import item_texts
@@ -20,9 +22,11 @@ from segue.errors import ArtifactError, BindingError, DataError
 from segue.items import Items, ItemVectors
 from segue.params import SECTIONS, Params
 from segue.steps.runner import run_step
+from segue.tokenizers.codebook import Codebook, EncoderIdentity
 from segue.tokenizers.insertion import compare, insert_items
 from segue.tokenizers.item_map import ItemMap, bound_items
 from segue.workspace import Workspace
+from tests.encoders.pictures import Miniature, drawn, encoded, put
 
 DATASET = "toy"
 PARAMS = Params.model_validate(
@@ -70,10 +74,23 @@ def seal(workspace: Workspace, step: str, write: Callable[[Path], None]) -> None
         commit(folder, final, step=step, dataset=DATASET, params_sha256="", inputs={}, code_version="")
 
 
+def picture(number: int) -> bytes:
+    """A picture file of an item; every sixth item's is broken."""
+    return encoded(drawn(number)) if number % 6 else b"no picture"
+
+
 def provide(
-    workspace: Workspace, numbers: Sequence[int], events: int, *, collaborative: str = "day one"
+    workspace: Workspace,
+    numbers: Sequence[int],
+    events: int,
+    *,
+    collaborative: str = "day one",
+    pictures: bool = False,
 ) -> None:
-    """The artifacts upstream of the codebook; items from 60 on have no collaborative vector."""
+    """The artifacts upstream of the codebook; items from 60 on have no collaborative vector.
+
+    Without ``pictures`` the image modality is the empty one of a dataset that has none.
+    """
     table = catalogue(sorted(numbers)).with_row_index("item_index").cast({"item_index": pl.Int32})
     items = Items(table.with_columns(train_count=pl.lit(1, dtype=pl.Int64)))
 
@@ -102,7 +119,22 @@ def provide(
         ItemVectors(np.where(known[:, None], vectors, 0).astype(np.float32), known, items.ids).save(folder)
         encoder(folder, "sppmi_svd", collaborative)
 
+    def image(folder: Path) -> None:
+        if not pictures:
+            ItemVectors(
+                np.zeros((len(items), 0), dtype=np.float32), np.zeros(len(items), dtype=bool), items.ids
+            ).save(folder)
+            encoder(folder, "none", "none")
+            return
+        files = [put(workspace.root / "p" / f"{item}.png", picture(int(item[1:]))) for item in items.ids]
+        sound = np.array([int(item[1:]) % 6 > 0 for item in items.ids])
+        vectors = np.zeros((len(items), Miniature.dimensions), dtype=np.float32)
+        vectors[sound] = Miniature().encode([file for file, there in zip(files, sound, strict=True) if there])
+        ItemVectors(vectors, sound, items.ids).save(folder)
+        encoder(folder, Miniature.name, Miniature.weights_sha256)
+
     seal(workspace, "splits", splits)
+    seal(workspace, "image_embeddings", image)
     seal(workspace, "sequences", lambda folder: write_json(folder / "users.json", []))
     seal(workspace, "text_embeddings", text)
     seal(workspace, "attribute_embeddings", attribute)
@@ -247,6 +279,77 @@ def test_items_are_inserted_by_hand(
 
     with pytest.raises(ArtifactError, match="name a new folder"):
         insert_items(workspace, DATASET, PARAMS, file, out)
+
+
+def test_a_dataset_without_pictures_has_the_codebook_that_it_had_before_there_were_any(
+    workspace: Workspace,
+) -> None:
+    run(workspace, "codebook")
+    with_empty = contents(workspace, "codebook")
+    modalities = {
+        name: ItemVectors.load(workspace.step(DATASET, f"{name}_embeddings"))
+        for name in ("text", "attribute", "collaborative")
+    }
+    encoders = {
+        name: EncoderIdentity.load(workspace.step(DATASET, f"{name}_embeddings")) for name in modalities
+    }
+    weights = {"text": 1.0, "attribute": 1.0, "collaborative": 2.0}
+    settings = PARAMS.tokenizer.model_copy(update={"modality_weights": weights})
+    without = Codebook.fit(modalities, encoders, settings)
+    without.save(workspace.root / "without")
+    for name in ("codebook.safetensors", "codebook.json"):
+        assert sha256_of_file(workspace.root / "without" / name) == with_empty[name]
+
+
+def test_pictures_join_the_codebook_and_an_inserted_item_is_the_steps(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(workspace, "codebook")
+    blind = Codebook.load(workspace.step(DATASET, "codebook"))
+    provide(workspace, range(60), events=100, pictures=True)
+    run(workspace)
+    codebook = Codebook.load(workspace.step(DATASET, "codebook"))
+    assert list(codebook.fusion.modalities) == ["attribute", "collaborative", "image", "text"]
+    assert codebook.encoders["image"].name == "miniature"
+    assert codebook.codebook_id != blind.codebook_id
+    weightless = PARAMS.tokenizer.modality_weights | {"image": 0.0}
+    params = PARAMS.model_copy(
+        update={"tokenizer": PARAMS.tokenizer.model_copy(update={"modality_weights": weightless})}
+    )
+    run_step(workspace, DATASET, "codebook", params, force=True)
+    assert Codebook.load(workspace.step(DATASET, "codebook")).codebook_id == blind.codebook_id
+
+    run(workspace)
+    monkeypatch.setattr("segue.encoders.registry.text_encoder", lambda settings: Bytes())
+    monkeypatch.setattr("segue.encoders.registry.image_encoder", lambda name, settings: Miniature())
+    with_template = PARAMS.model_copy(
+        update={
+            "data": PARAMS.data.model_copy(update={"images": ImageSource(folder="p", template="{item}.png")})
+        }
+    )
+    new = [70, 71, 72, 73]  # 72 is broken, 73 has no file
+    for number in new[:3]:
+        put(tmp_path / "p" / f"m{number:03d}.png", picture(number))
+    catalogue(new).write_parquet(tmp_path / "new.parquet")
+    report = insert_items(workspace, DATASET, with_template, tmp_path / "new.parquet")
+    assert report["without_image"] == {"m072": "not_an_image", "m073": "missing"}
+    keep(workspace, DATASET, ("splits", "codebook", "item_map", "collaborative_embeddings"))
+    provide(workspace, [*range(60), 70, 71, 72], events=100, pictures=True)
+    run(workspace)
+    stepped = ItemMap.load(workspace.step(DATASET, "item_map"))
+    for item in ("m070", "m071", "m072"):
+        assert stepped.codes[stepped.row_of[item]].tolist() == report["items"][item]
+    assert drift(workspace)["kept"] is True
+
+
+def test_pictures_that_all_went_away_stop_what_was_made_with_them(workspace: Workspace) -> None:
+    provide(workspace, range(60), events=100, pictures=True)
+    run(workspace)
+    keep(workspace, DATASET, ("splits", "codebook", "item_map", "collaborative_embeddings"))
+    provide(workspace, range(60), events=100)
+    run(workspace, "codebook")
+    with pytest.raises(BindingError, match="the image vectors come from none"):
+        run(workspace, "item_map")
 
 
 @pytest.mark.parametrize(

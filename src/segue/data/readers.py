@@ -205,7 +205,7 @@ def _read_sequences(folder: Path) -> pl.DataFrame:
 def _read_catalogue(reader: str, folder: Path) -> pl.DataFrame:
     table = _read(_CATALOGUES[reader], "catalogue", folder)
     if reader == "movielens":
-        table = _add_plots(_add_posters(table, folder), folder)
+        table = _add_plots(table, folder)
     if reader == "amazon-sequences":
         table = _add_attributes(table, folder)
     element = pl.element()
@@ -224,14 +224,6 @@ def _add_plots(table: pl.DataFrame, folder: Path) -> pl.DataFrame:
         on=Catalogue.ITEM,
         how="left",
         maintain_order="left",
-    )
-
-
-def _add_posters(table: pl.DataFrame, folder: Path) -> pl.DataFrame:
-    stems = sorted(path.stem for path in (folder / "posters").glob("*.jpg"))
-    has_poster = pl.col(Catalogue.ITEM).is_in(stems)
-    return table.with_columns(
-        pl.when(has_poster).then("posters/" + pl.col(Catalogue.ITEM) + ".jpg").alias(Catalogue.IMAGE)
     )
 
 

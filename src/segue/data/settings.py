@@ -49,6 +49,24 @@ class TableSource(Settings):
         return self
 
 
+class ImageSource(Settings):
+    """Where the items' pictures lie: files that the catalogue's ``image_path`` names, or a template does.
+
+    ``folder``: what relative paths count from; ${SEGUE_DATA} is expanded. None: the folder of a built-in
+    reader, else the folder of ``params.yaml``. ``template``: the path of an item whose ``image_path`` is
+    empty, such as ``posters/{item}.jpg``.
+    """
+
+    folder: str | None = None
+    template: str | None = None
+
+    @model_validator(mode="after")
+    def _names_the_item(self) -> Self:
+        if self.template is not None and "{item}" not in self.template:
+            raise ValueError("`template` must hold {item}, where the item's id goes")
+        return self
+
+
 class DataSettings(Settings):
     """A dataset's sources. ``reader`` names a built-in reader for data that is no plain table."""
 
@@ -58,6 +76,7 @@ class DataSettings(Settings):
     folder: str | None = None  # of a built-in reader's files; ${SEGUE_DATA} is expanded
     interactions: TableSource | None = None
     catalogue: TableSource | None = None  # None: the catalogue is the items that occur in the interactions
+    images: ImageSource = ImageSource()
     ordered: bool = False  # tables without timestamps: the rows of a user stand in order of time
 
     @model_validator(mode="after")

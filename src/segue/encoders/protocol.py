@@ -27,13 +27,16 @@ class TextEncoder(Protocol):
 
 
 @runtime_checkable
-class ImageEncoder(Protocol):
-    """Image files to vectors, with the same promise."""
+class FileEncoder(Protocol):
+    """Files of one kind (pictures, sound, film) to vectors, with the same promise."""
 
     name: str
     weights_sha256: str
     dimensions: int
 
-    def encode(self, images: Sequence[Path], progress: Progress | None = None) -> Vectors:
-        """[N, D] unit vectors. Raises DataError naming the first file that is no image."""
+    def encode(self, files: Sequence[Path], /, progress: Progress | None = None) -> Vectors:
+        """[N, D] unit vectors. Raises DataError naming the first file that is not of its kind."""
         ...
+
+
+ImageEncoder = FileEncoder  # of pictures

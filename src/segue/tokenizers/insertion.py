@@ -54,8 +54,10 @@ def insert_items(
         raise DataError(
             f"{items}: item {ids[row]!r} (data row {row + 1}) is there twice: keep one row an item"
         )
-    modalities, encoders = _encode(workspace, dataset, params, codebook, table)
+    modalities, encoders, without_image = _encode(workspace, dataset, params, codebook, table)
     grown, report = insert_vectors(codebook, item_map, modalities, encoders)
+    if "image" in codebook.encoders:
+        report["without_image"] = without_image
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(out) as temporary:
@@ -66,15 +68,18 @@ def insert_items(
 
 def _encode(
     workspace: Workspace, dataset: str, params: Params, codebook: Codebook, table: pl.DataFrame
-) -> tuple[dict[str, ItemVectors], dict[str, EncoderIdentity]]:
-    """The content modalities of the codebook, by the encoders that it was made with."""
+) -> tuple[dict[str, ItemVectors], dict[str, EncoderIdentity], dict[str, str]]:
+    """The content modalities of the codebook, by the encoders that it was made with, and item -> why it has no
+    picture."""
     from segue.encoders.attributes import AttributeSpace
-    from segue.encoders.registry import text_encoder
+    from segue.encoders.item_images import encode_items
+    from segue.encoders.registry import image_encoder, text_encoder
     from segue.encoders.text import item_texts
 
     ids = table[Catalogue.ITEM].to_list()
     modalities: dict[str, ItemVectors] = {}
     encoders: dict[str, EncoderIdentity] = {}
+    without_image: dict[str, str] = {}
     if "text" in codebook.encoders:
         encoder = text_encoder(params.encoders)
         texts = item_texts(table)
@@ -83,6 +88,12 @@ def _encode(
         vectors[present] = encoder.encode([text for text in texts if text])
         modalities["text"] = ItemVectors(vectors=vectors, present=present, item_ids=ids)
         encoders["text"] = EncoderIdentity(name=encoder.name, weights_sha256=encoder.weights_sha256)
+    if "image" in codebook.encoders:
+        pictures = image_encoder(params.encoders.image_model, params.encoders)
+        modalities["image"], without_image = encode_items(
+            pictures, table, params.data, params.encoders, workspace
+        )
+        encoders["image"] = EncoderIdentity(name=pictures.name, weights_sha256=pictures.weights_sha256)
     if "attribute" in codebook.encoders:
         folder = workspace.step(dataset, "attribute_embeddings")
         space = AttributeSpace.load(folder)
@@ -94,7 +105,7 @@ def _encode(
                 f"{folder}: attributes.json is not what encoder.json names; run the step again"
             )
         encoders["attribute"] = expected
-    return modalities, encoders
+    return modalities, encoders, without_image
 
 
 def insert_vectors(

@@ -15,7 +15,7 @@ class TokenizerSettings(Settings):
     dimensions: int = Field(96, ge=1)  # of the fused item vectors
     iterations: int = Field(25, ge=1)
     modality_weights: dict[str, float] = Field(
-        default_factory=lambda: {"text": 1.0, "attribute": 1.0, "collaborative": 2.0}
+        default_factory=lambda: {"text": 1.0, "image": 1.0, "attribute": 1.0, "collaborative": 2.0}
     )
     seed: int = Field(17, ge=0, lt=2**31)
     neighbours: int = Field(10, ge=1)  # of the quality report's neighbour agreement
