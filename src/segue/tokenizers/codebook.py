@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from segue.canonical import sha256_of
 from segue.errors import ArtifactError, BindingError
 from segue.items import ItemVectors
 from segue.tokenizers.fusion import Bools, Fusion
+from segue.tokenizers.parallel import one_thread
 from segue.tokenizers.registry import Codes, Tokenizer, load_tokenizer
 from segue.tokenizers.settings import TokenizerSettings
 
@@ -68,7 +68,7 @@ class Codebook:
         """Fit on the items given. Deterministic. Raises DataError as :meth:`Fusion.fit` and the tokenizer
         do."""
         tokenizer = load_tokenizer(settings.name)
-        with _one_thread():
+        with one_thread():
             fusion = Fusion.fit(modalities, settings.modality_weights, settings.dimensions)
             vectors, _ = fusion.fuse(modalities)
             fitted = tokenizer.fit(vectors, settings)
@@ -119,12 +119,12 @@ class Codebook:
 
     def fuse(self, modalities: Mapping[str, ItemVectors]) -> tuple[npt.NDArray[np.float32], Bools]:
         """Fused vectors [N, d] and which items have a modality of their own [N]; see :meth:`Fusion.fuse`."""
-        with _one_thread():
+        with one_thread():
             return self.fusion.fuse(modalities)
 
     def encode(self, vectors: npt.NDArray[np.float32]) -> Codes:
         """Prefixes [N, L - 1] of fused vectors [N, d]."""
-        with _one_thread():
+        with one_thread():
             return self.tokenizer.encode(vectors)
 
     def reconstruct(self, codes: Codes) -> npt.NDArray[np.float64]:
@@ -187,14 +187,6 @@ class Codebook:
             "modalities": list(self.fusion.modalities),
             "encoders": {name: encoder.model_dump() for name, encoder in sorted(self.encoders.items())},
         }
-
-
-def _one_thread() -> AbstractContextManager[object]:
-    """BLAS sums in another order on another number of threads; on one, equal inputs give equal bytes."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1)
-    return limits
 
 
 def _named(encoder: EncoderIdentity | None) -> str:
