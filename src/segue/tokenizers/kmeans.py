@@ -92,3 +92,14 @@ def lloyd(rows: Rows, table: Rows) -> Rows:
         distances = np.concatenate([best for _, _, best in parts]) + np.einsum("nd,nd->n", rows, rows)
         moved[empty] = rows[np.argsort(-distances, kind="stable")[: len(empty)]]
     return moved
+
+
+def centroid_means(rows: Rows, codes: npt.NDArray[np.int64], table: Rows, weights: npt.NDArray[np.int64]) -> Rows:
+    """The weighted mean [k, d] of the rows [n, d] of each code; a code without rows keeps its centroid."""
+    from scipy.sparse import csr_matrix
+
+    member = (weights.astype(np.float64), (codes, np.arange(len(rows))))
+    sums = csr_matrix(member, shape=(len(table), len(rows))) @ rows.astype(np.float64)
+    totals = np.bincount(codes, weights=weights, minlength=len(table))
+    means = sums / np.maximum(totals, 1)[:, None]
+    return np.where((totals > 0)[:, None], means, table).astype(np.float32)

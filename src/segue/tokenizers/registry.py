@@ -14,7 +14,12 @@ from segue.errors import ConfigurationError
 from segue.tokenizers.settings import TokenizerSettings
 
 GROUP = "segue.tokenizers"
-BUILT_IN = {"residual_kmeans": "segue.tokenizers.residual_kmeans:ResidualKMeans"}
+BUILT_IN = {
+    "balanced_residual_kmeans": "segue.tokenizers.balanced_residual_kmeans:BalancedResidualKMeans",
+    "product_quantization": "segue.tokenizers.product_quantization:ProductQuantization",
+    "residual_kmeans": "segue.tokenizers.residual_kmeans:ResidualKMeans",
+    "rqvae": "segue.tokenizers.rqvae:RqVae",
+}
 
 Codes = npt.NDArray[np.int64]
 
