@@ -57,6 +57,9 @@ class Codebook:
     tokenizer: Tokenizer
     level_sizes: tuple[int, ...]  # [L], the last one disambiguates
     encoders: dict[str, EncoderIdentity]  # by modality
+    prefix_capacity: int | None = (
+        None  # items that may share a prefix; None: as many as the last level has codes
+    )
 
     @classmethod
     def fit(
@@ -77,6 +80,7 @@ class Codebook:
             tokenizer=fitted,
             level_sizes=settings.level_sizes,
             encoders={name: encoders[name] for name in fusion.modalities},
+            prefix_capacity=settings.prefix_capacity,
         )
 
     @property
@@ -85,9 +89,14 @@ class Codebook:
         return self.fusion.dimensions
 
     @property
+    def room_per_prefix(self) -> int:
+        """How many items may share a prefix."""
+        return self.level_sizes[-1] if self.prefix_capacity is None else self.prefix_capacity
+
+    @property
     def capacity(self) -> int:
-        """How many items can have an ID at all: prefixes in use times the size of the last level."""
-        return math.prod((*self.tokenizer.used_sizes, self.level_sizes[-1]))
+        """How many items can have an ID at all: prefixes in use times the items that may share one."""
+        return math.prod((*self.tokenizer.used_sizes, self.room_per_prefix))
 
     @cached_property
     def codebook_id(self) -> str:
@@ -161,6 +170,7 @@ class Codebook:
                     name: EncoderIdentity.model_validate(value)
                     for name, value in description["encoders"].items()
                 },
+                prefix_capacity=description.get("prefix_capacity"),
             )
             stated = description["codebook_id"]
             actual = loaded.codebook_id
@@ -186,6 +196,7 @@ class Codebook:
             "dimensions": self.dimensions,
             "modalities": list(self.fusion.modalities),
             "encoders": {name: encoder.model_dump() for name, encoder in sorted(self.encoders.items())},
+            **({} if self.prefix_capacity is None else {"prefix_capacity": self.prefix_capacity}),
         }
 
 

@@ -77,7 +77,9 @@ def lloyd(rows: Rows, table: Rows) -> Rows:
         counts = np.bincount(codes, minlength=size)
         member = np.argsort(codes, kind="stable")
         starts = np.concatenate([[0], np.cumsum(counts)])
-        one_hot = csr_matrix((np.ones(len(piece), dtype=np.float32), member, starts), shape=(size, len(piece)))
+        one_hot = csr_matrix(
+            (np.ones(len(piece), dtype=np.float32), member, starts), shape=(size, len(piece))
+        )
         return one_hot @ piece, counts, scores[np.arange(len(piece)), codes]
 
     parts = map_blocks(block, len(rows), _BLOCK)
@@ -94,7 +96,9 @@ def lloyd(rows: Rows, table: Rows) -> Rows:
     return moved
 
 
-def centroid_means(rows: Rows, codes: npt.NDArray[np.int64], table: Rows, weights: npt.NDArray[np.int64]) -> Rows:
+def centroid_means(
+    rows: Rows, codes: npt.NDArray[np.int64], table: Rows, weights: npt.NDArray[np.int64]
+) -> Rows:
     """The weighted mean [k, d] of the rows [n, d] of each code; a code without rows keeps its centroid."""
     from scipy.sparse import csr_matrix
 

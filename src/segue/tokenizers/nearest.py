@@ -46,7 +46,8 @@ class Nearest:
 
     def exact(self, rows: Floats) -> npt.NDArray[np.int64]:
         """[n] codes of ``rows`` [n, d], decided in float64; ties to the smaller code."""
-        return np.argmin(squared_distances(rows, self.table) + self.prices, axis=1).astype(np.int64)
+        codes: npt.NDArray[np.int64] = np.argmin(squared_distances(rows, self.table) + self.prices, axis=1)
+        return codes
 
     def __call__(self, rows: Floats) -> npt.NDArray[np.int64]:
         """[n] codes of ``rows`` [n, d], ties to the smaller code; meant for one block of rows at a time."""
@@ -55,7 +56,7 @@ class Nearest:
         with np.errstate(over="ignore", invalid="ignore"):
             scores = rows.astype(np.float32) @ self._doubled
             scores += self._offsets
-            codes = np.argmin(scores, axis=1).astype(np.int64)
+            codes: npt.NDArray[np.int64] = np.argmin(scores, axis=1)
             every = np.arange(len(rows))
             best = scores[every, codes].astype(np.float64)
             scores[every, codes] = np.inf

@@ -28,7 +28,7 @@ from segue.tokenizers.settings import TokenizerSettings
 
 @dataclass(frozen=True)
 class ProductQuantization:
-    """A rotation, and a table of centroids for each of P pieces of w dimensions, P·w ≥ d (zeros fill the rest)."""
+    """A rotation, and a table of centroids for each of P pieces of w = ⌈d / P⌉ dimensions; zeros fill the rest."""
 
     name: ClassVar[str] = "product_quantization"
 
@@ -51,13 +51,18 @@ class ProductQuantization:
         rows = sample(vectors, limit, settings.seed).astype(np.float64)
         with one_thread():
             rotation = _first_rotation(rows, len(sizes))
+            used = np.flatnonzero(
+                rotation.any(axis=0)
+            )  # [d]; the others stay zero, so that nothing is lost there
             tables = [
                 k_means(piece.astype(np.float32), size, settings.iterations, settings.seed + level)
-                for level, (piece, size) in enumerate(zip(_pieces(rows @ rotation, len(sizes)), sizes, strict=True))
+                for level, (piece, size) in enumerate(
+                    zip(_pieces(rows @ rotation, len(sizes)), sizes, strict=True)
+                )
             ]
             weights = np.ones(len(rows), dtype=np.int64)
-            best = _error(rows, cls(rotation, tuple(tables)))
-            kept = cls(rotation, tuple(tables))
+            kept = cls(rotation.copy(), tuple(tables))
+            best = _error(rows, kept)
             for _ in range(settings.iterations):
                 pieces = _pieces(rows @ rotation, len(sizes))
                 codes = [_codes(piece, table) for piece, table in zip(pieces, tables, strict=True)]
@@ -65,13 +70,15 @@ class ProductQuantization:
                     centroid_means(piece.astype(np.float32), code, table, weights)
                     for piece, code, table in zip(pieces, codes, tables, strict=True)
                 ]
-                quantized = np.concatenate([table[code] for table, code in zip(tables, codes, strict=True)], axis=1)
+                quantized = np.concatenate(
+                    [table[code] for table, code in zip(tables, codes, strict=True)], axis=1
+                )
                 # Orthogonal Procrustes (Schönemann 1966): the rotation that brings rows nearest to their codes.
-                left, _, right = np.linalg.svd(rows.T @ quantized, full_matrices=False)
-                rotation = left @ right
-                error = _error(rows, cls(rotation, tuple(tables)))
-                if error < best:
-                    best, kept = error, cls(rotation, tuple(tables))
+                left, _, right = np.linalg.svd(rows.T @ quantized[:, used])
+                rotation[:, used] = left @ right
+                turned = cls(rotation.copy(), tuple(tables))
+                if (error := _error(rows, turned)) < best:
+                    best, kept = error, turned
         return kept
 
     def encode(self, vectors: npt.NDArray[np.float32]) -> Codes:
@@ -95,11 +102,12 @@ class ProductQuantization:
 
         Exact, for the distance is a sum over the pieces: a partial prefix that is not among the ``width`` best of
         its level has that many better ones beside it whatever follows. Only what is surely complete is given back:
-        nothing that a dropped partial prefix could come before. (Distances are those in the rotated space; where
-        P·w > d, what no rotation of a vector can reach adds the same rounding-free order.)
+        nothing that a dropped partial prefix could come before.
         """
         pieces = _pieces(vector.astype(np.float64)[None, :] @ self.rotation, len(self.centroids))
-        costs = [squared_distances(piece, table)[0] for piece, table in zip(pieces, self.centroids, strict=True)]
+        costs = [
+            squared_distances(piece, table)[0] for piece, table in zip(pieces, self.centroids, strict=True)
+        ]
         least_after = np.cumsum([0.0, *(float(cost.min()) for cost in costs[:0:-1])])[::-1]  # [P]
         prefixes, sums = np.zeros((1, 0), dtype=np.int64), np.zeros(1)
         complete_below = np.inf

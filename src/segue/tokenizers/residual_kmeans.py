@@ -86,9 +86,7 @@ def sample(vectors: npt.NDArray[np.float32], limit: int, seed: int) -> npt.NDArr
     return vectors[np.sort(np.random.default_rng(seed).choice(len(vectors), limit, replace=False))]
 
 
-def different_rows(
-    rows: npt.NDArray[np.float32], more_than: int
-) -> npt.NDArray[np.float32] | None:
+def different_rows(rows: npt.NDArray[np.float32], more_than: int) -> npt.NDArray[np.float32] | None:
     """The different ``rows``, sorted, or None where there are more than ``more_than``.
 
     Most of the time the first few rows already settle it, and sorting all of them would take longer than k-means.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -203,7 +204,7 @@ class _Module(nn.Module):
 
 def _perceptron(sizes: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -237,7 +238,7 @@ def _train(rows: Tensor, settings: TokenizerSettings) -> _Module:
     for _ in range(how.epochs):
         counts = [torch.zeros(len(table), dtype=torch.int64) for table in module.tables]
         used: list[tuple[Tensor, Tensor]] = []
-        for batch in seen[torch.randperm(len(seen))].split(how.batch_size):
+        for batch in torch.split(seen[torch.randperm(len(seen))], how.batch_size):
             latents = module.encoder(rows[batch])
             quantized, codebook_loss, used = module.quantize(latents, even=how.sinkhorn)
             through = latents + (quantized - latents).detach()  # straight through

@@ -13,7 +13,9 @@ from segue.settings import Settings
 class BalanceSettings(Settings):
     """Of the tokenizer balanced_residual_kmeans."""
 
-    slack: float = Field(0.1, ge=0, le=10)  # a code takes at most (1 + slack) times its even share of the items
+    slack: float = Field(
+        0.1, ge=0, le=10
+    )  # a code takes at most (1 + slack) times its even share of the items
     rounds: int = Field(4, ge=1)  # of sharing out evenly and moving the centroids
 
 
@@ -28,7 +30,9 @@ class RqVaeSettings(Settings):
     batch_size: int = Field(1024, ge=1)
     learning_rate: float = Field(0.001, gt=0)
     sinkhorn: bool = False  # even use of the last quantized level while fitting
-    sinkhorn_epsilon: float = Field(0.05, gt=0)  # in mean squared distances: smaller is nearer to the cheapest
+    sinkhorn_epsilon: float = Field(
+        0.05, gt=0
+    )  # in mean squared distances: smaller is nearer to the cheapest
     sinkhorn_iterations: int = Field(50, ge=1)
 
 
@@ -75,9 +79,13 @@ class TokenizerSettings(Settings):
     @model_validator(mode="after")
     def _capacity_of_reassignment(self) -> Self:
         if self.collisions == "reassign" and self.prefix_capacity is None:
-            raise ValueError("collisions: reassign needs a prefix_capacity: how many items may share a prefix")
+            raise ValueError(
+                "collisions: reassign needs a prefix_capacity: how many items may share a prefix"
+            )
         if self.collisions == "extra_level" and self.prefix_capacity is not None:
-            raise ValueError("prefix_capacity belongs to collisions: reassign; extra_level uses the last level")
+            raise ValueError(
+                "prefix_capacity belongs to collisions: reassign; extra_level uses the last level"
+            )
         if self.prefix_capacity is not None and self.prefix_capacity > self.level_sizes[-1]:
             raise ValueError(
                 f"prefix_capacity {self.prefix_capacity} is more than the last level's {self.level_sizes[-1]} codes"
