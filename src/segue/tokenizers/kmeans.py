@@ -11,11 +11,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from segue.tokenizers.parallel import map_blocks
+from segue.tokenizers.parallel import map_blocks, one_thread
 
 Rows = npt.NDArray[np.float32]
 
 START_PER_CENTROID = 16  # rows that k-means++ chooses from
+MAX_START_ROWS = 4096  # … but no more than these, or two a centroid: all their distances are held
 TRIALS = 7  # draws of k-means++ for each centroid, the best is taken
 FIRST_PER_CENTROID = 16  # rows of the first passes
 FIRST_PASSES = 6
@@ -28,7 +29,9 @@ def k_means(rows: Rows, size: int, seed: int) -> Rows:
     """Centroids [size, d] of ``rows`` [n, d], n > size. Deterministic for equal rows, size and seed."""
     rng = np.random.default_rng(seed)
     rows = rows[rng.permutation(len(rows))]
-    table = plus_plus(rows[: START_PER_CENTROID * size], size, rng, TRIALS)
+    start = min(START_PER_CENTROID * size, max(MAX_START_ROWS, 2 * size))
+    with one_thread():
+        table = plus_plus(rows[:start], size, rng, TRIALS)
     count = min(FIRST_PER_CENTROID * size, len(rows))
     passes = FIRST_PASSES
     while True:
@@ -43,18 +46,23 @@ def k_means(rows: Rows, size: int, seed: int) -> Rows:
 
 def plus_plus(rows: Rows, size: int, rng: np.random.Generator, trials: int) -> Rows:
     """``size`` of ``rows`` [n, d], far from each other: each is the best of ``trials`` drawn in proportion to
-    the squared distance to the nearest chosen so far."""
+    the squared distance to the nearest chosen so far. All n² distances are computed at once: one large product is
+    many times faster than ``size`` thin ones."""
     norms = np.einsum("nd,nd->n", rows, rows)
+    distances = rows @ rows.T
+    distances *= -2.0
+    distances += norms
+    distances += norms[:, None]
+    np.maximum(distances, 0.0, out=distances)
     chosen = [int(rng.integers(len(rows)))]
-    closest = np.maximum(norms + norms[chosen[0]] - 2.0 * (rows @ rows[chosen[0]]), 0.0)
+    closest = distances[chosen[0]]
     for _ in range(size - 1):
         total = np.cumsum(closest, dtype=np.float64)
         drawn = np.searchsorted(total, rng.random(trials) * total[-1], side="right").clip(max=len(rows) - 1)
-        distances = norms + norms[drawn][:, None] - 2.0 * (rows[drawn] @ rows.T)  # [trials, n]
-        distances = np.minimum(np.maximum(distances, 0.0), closest)
-        best = int(np.argmin(distances.sum(axis=1, dtype=np.float64)))
+        closer = np.minimum(distances[drawn], closest)  # [trials, n]
+        best = int(np.argmin(closer.sum(axis=1, dtype=np.float64)))
         chosen.append(int(drawn[best]))
-        closest = distances[best]
+        closest = closer[best]
     return np.ascontiguousarray(rows[chosen])
 
 
@@ -94,6 +102,20 @@ def lloyd(rows: Rows, table: Rows) -> Rows:
         distances = np.concatenate([best for _, _, best in parts]) + np.einsum("nd,nd->n", rows, rows)
         moved[empty] = rows[np.argsort(-distances, kind="stable")[: len(empty)]]
     return moved
+
+
+def left_over(rows: Rows, table: Rows) -> Rows:
+    """``rows`` [n, d] less their nearest centroids, in float32: near enough to train the next level on."""
+    doubled = np.ascontiguousarray(-2.0 * table.T)
+    squared = np.einsum("kd,kd->k", table, table)
+
+    def block(part: slice) -> Rows:
+        scores = rows[part] @ doubled
+        scores += squared
+        rest: Rows = rows[part] - table[np.argmin(scores, axis=1)]
+        return rest
+
+    return np.concatenate(map_blocks(block, len(rows), _BLOCK))
 
 
 def centroid_means(

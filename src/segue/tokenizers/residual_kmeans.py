@@ -8,7 +8,7 @@ decided in float64, here in NumPy, so that serving needs no FAISS and gives the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from segue.tokenizers import residual
 from segue.tokenizers.kmeans import k_means as sampled_k_means
+from segue.tokenizers.kmeans import left_over
 from segue.tokenizers.nearest import Floats
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.settings import TokenizerSettings
@@ -48,12 +49,12 @@ class ResidualKMeans:
         residual.require_different_vectors(vectors)
         sizes = settings.level_sizes[:-1]
         limit = max(MAX_ROWS, SAMPLE_PER_CODE * max(sizes))
-        train = sample_k_means if len(vectors) > limit else k_means
-        rows = sample(vectors, limit, settings.seed)
+        if len(vectors) > limit:
+            return cls(_fit_sample(sample(vectors, limit, settings.seed), sizes, settings.seed))
         tables: list[npt.NDArray[np.float32]] = []
-        residuals = rows.astype(np.float64)
+        residuals = vectors.astype(np.float64)
         for level, size in enumerate(sizes):
-            table = train(residuals.astype(np.float32), size, settings.iterations, settings.seed + level)
+            table = k_means(residuals.astype(np.float32), size, settings.iterations, settings.seed + level)
             tables.append(table)
             if level < len(sizes) - 1:
                 residuals = residuals - table[residual.encode(residuals, [table])[:, 0]]
@@ -97,13 +98,17 @@ def different_rows(rows: npt.NDArray[np.float32], more_than: int) -> npt.NDArray
     return None if len(different) > more_than else different
 
 
-def sample_k_means(
-    rows: npt.NDArray[np.float32], size: int, iterations: int, seed: int
-) -> npt.NDArray[np.float32]:
-    """As :func:`k_means` for many rows, by the algorithm that fits them; its passes stand in for ``iterations``."""
-    del iterations
-    different = different_rows(rows, size)
-    return sampled_k_means(rows, size, seed) if different is None else different
+def _fit_sample(
+    rows: npt.NDArray[np.float32], sizes: Sequence[int], seed: int
+) -> tuple[npt.NDArray[np.float32], ...]:
+    """The tables of a large catalogue's sample; ``tokenizer.iterations`` is for FAISS and not read here."""
+    tables = []
+    for level, size in enumerate(sizes):
+        different = different_rows(rows, size)
+        tables.append(sampled_k_means(rows, size, seed + level) if different is None else different)
+        if level < len(sizes) - 1:
+            rows = left_over(rows, tables[-1])
+    return tuple(tables)
 
 
 def k_means(rows: npt.NDArray[np.float32], size: int, iterations: int, seed: int) -> npt.NDArray[np.float32]:

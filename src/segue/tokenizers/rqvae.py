@@ -123,9 +123,10 @@ def _layers(module: nn.Sequential) -> Layers:
 
 def _stored(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> Layers:
     """Raises KeyError where there is no layer, ValueError where layers do not fit each other."""
-    depth = sum(name.startswith(f"{part}.") and name.endswith(".weight") for name in arrays)
+    numbers = [int(name.split(".")[1]) for name in arrays if name.startswith(f"{part}.")]
     layers = tuple(
-        (arrays[f"{part}.{each}.weight"], arrays[f"{part}.{each}.bias"]) for each in range(max(depth, 1))
+        (arrays[f"{part}.{each}.weight"], arrays[f"{part}.{each}.bias"])
+        for each in range(max(numbers, default=0) + 1)
     )
     for each, (weight, bias) in enumerate(layers):
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1]
