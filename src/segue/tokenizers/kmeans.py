@@ -17,11 +17,11 @@ Rows = npt.NDArray[np.float32]
 
 START_PER_CENTROID = 16  # rows that k-means++ chooses from
 MAX_START_ROWS = 4096  # … but no more than these, or two a centroid: all their distances are held
-TRIALS = 7  # draws of k-means++ for each centroid, the best is taken
+TRIALS = 16  # draws of k-means++ for each centroid, the best is taken
 FIRST_PER_CENTROID = 16  # rows of the first passes
 FIRST_PASSES = 6
 PASSES = 2  # on each doubled sample
-LAST_PASSES = 2  # on all rows given
+LAST_PASSES = 1  # on all rows given
 _BLOCK = 2048
 
 
