@@ -3,23 +3,23 @@
 Three levels of 256 codes on 200,000 seeded synthetic vectors of 384 dimensions (2,000 Gaussian clusters of falling
 variance): training, assignment of 1,000,000 vectors, and insertion of 10,000 items, side by side with FAISS's
 `ResidualQuantizer` and scikit-learn's `MiniBatchKMeans` level by level, all in one run on the same number of threads,
-by turns. `ratio` is ours over the fastest peer of the task; `error` is Σ‖x − x̂‖² / Σ‖x‖² over all vectors of the task;
-`peak_mib` is the resident memory that the task added at its highest, in a process of its own.
+by turns. `ratio` is an engine's median over that of the task's fastest peer; `error` is Σ‖x − x̂‖² / Σ‖x‖² over all
+vectors of the task; `peak_mib` is the resident memory that the task added at its highest, in a process of its own.
 
 ``--quick`` runs a toy size and writes nothing. A single measurement for ``peak_mib`` is this module's own child process
-(``--task TASK --engine ENGINE --size JSON``), which prints one number.
+(``--task TASK --engine ENGINE``), which prints one number.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import faiss
@@ -38,6 +38,7 @@ from segue.tokenizers.settings import TokenizerSettings
 Rows = npt.NDArray[np.float32]
 SEED = 17
 CLUSTERS = 2000
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 COLUMNS = ("task", "engine", "seconds", "low", "high", "ratio", "error", "peak_mib")
 _CHUNK = 16384  # rows decoded at once, so that measuring the error needs little memory
 
@@ -283,16 +284,18 @@ def _rows(
             "seconds": taken["median"],
             "low": taken["low"],
             "high": taken["high"],
-            "ratio": taken["median"] / min(peers) if name == OURS and peers else None,
-            "error": errors.get(name),
+            "ratio": taken["median"] / min(peers) if peers else "no peer",
+            "error": errors.get(name, "not asked"),
             "peak_mib": child_peak(task, name, size) if task else None,
         }
         for name, taken in seconds.items()
     ]
 
 
-def child_peak(task: str, engine: str, size: Size) -> float:
-    """:func:`peak_of` in a process of its own: a peak never falls again."""
+def child_peak(task: str, engine: str, size: Size) -> float | None:
+    """:func:`peak_of` in a process of its own, so that no other task's memory is reused; None away from Linux."""
+    if not CLEAR.exists():
+        return None
     options = [f"--{name}={value}" for name, value in asdict(size).items()]
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.tokenizers", "--task", task, "--engine", engine, *options],
@@ -319,14 +322,16 @@ def peak_of(task: str, engine: Engine, size: Size) -> float:
     run: Callable[[], Any] = (
         partial(engine.fit, rows, size) if task == "train" else partial(engine.encode, model, rows)
     )
-    before = _peak()
+    before = _resident("VmRSS")
+    CLEAR.write_text("5")  # forget the peak so far (proc(5)); the one of getrusage would even be the parent's
     run()
-    return max(_peak() - before, 0.0)
+    return max(_resident("VmHWM") - before, 0.0)
 
 
-def _peak() -> float:
-    """MiB; ``ru_maxrss`` is in KiB, in bytes on macOS."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+def _resident(field: str) -> float:
+    """MiB by Linux's own count: ``VmRSS`` now, ``VmHWM`` at the highest."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":
