@@ -79,6 +79,7 @@ bench: demo ## every benchmark, and RESULTS.md from what they wrote
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.images
+	$(BIN)/python -m benchmarks.tokenizers
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.render
 

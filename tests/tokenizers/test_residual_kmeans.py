@@ -92,8 +92,8 @@ def test_constant_and_infinite_vectors_are_refused() -> None:
 
 def test_tokenizers_are_found_by_name() -> None:
     assert load_tokenizer("residual_kmeans") is ResidualKMeans
-    with pytest.raises(ConfigurationError, match=r"no tokenizer 'rq_vae'; there are: .*residual_kmeans"):
-        load_tokenizer("rq_vae")
+    with pytest.raises(ConfigurationError, match=r"no tokenizer 'vq'; there are: .*residual_kmeans"):
+        load_tokenizer("vq")
 
 
 @pytest.mark.parametrize("sizes", [(8,), (8, 0), (2**31, 2**31, 4)])

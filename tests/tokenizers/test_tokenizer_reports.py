@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,19 @@ def test_compare_counts_churn_by_level(tmp_path: Path) -> None:
     assert found["churn"] == np.mean((first.codes != other.codes).any(axis=1))
     assert found["churn_by_level"] == (first.codes != other.codes).mean(axis=0).tolist()
     assert found["churn_by_prefix"] == sorted(found["churn_by_prefix"])
+
+
+def test_agreement_sees_through_the_names_of_codes(tmp_path: Path) -> None:
+    first = build(50)
+    first.save(tmp_path / "first")
+    renamed = first.codes.copy()
+    renamed[:, 0] = (renamed[:, 0] + 1) % 6
+    replace(first, codes=renamed).save(tmp_path / "renamed")
+    shuffled = replace(first, codes=first.codes[np.random.default_rng(0).permutation(50)])
+    shuffled.save(tmp_path / "shuffled")
+    found = compare(tmp_path / "first", tmp_path / "renamed")
+    assert found["churn_by_level"][0] == 1.0
+    assert found["agreement_by_prefix"] == [1.0, 1.0]
+    assert abs(compare(tmp_path / "first", tmp_path / "shuffled")["agreement_by_prefix"][0]) < 0.2
+    first.retire(first.item_ids).save(tmp_path / "nobody")
+    assert compare(tmp_path / "first", tmp_path / "nobody")["agreement_by_prefix"] == [None, None]

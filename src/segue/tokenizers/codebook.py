@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from segue.canonical import sha256_of
 from segue.errors import ArtifactError, BindingError
 from segue.items import ItemVectors
 from segue.tokenizers.fusion import Bools, Fusion
+from segue.tokenizers.parallel import one_thread
 from segue.tokenizers.registry import Codes, Tokenizer, load_tokenizer
 from segue.tokenizers.settings import TokenizerSettings
 
@@ -57,6 +57,9 @@ class Codebook:
     tokenizer: Tokenizer
     level_sizes: tuple[int, ...]  # [L], the last one disambiguates
     encoders: dict[str, EncoderIdentity]  # by modality
+    prefix_capacity: int | None = (
+        None  # items that may share a prefix; None: as many as the last level has codes
+    )
 
     @classmethod
     def fit(
@@ -68,7 +71,7 @@ class Codebook:
         """Fit on the items given. Deterministic. Raises DataError as :meth:`Fusion.fit` and the tokenizer
         do."""
         tokenizer = load_tokenizer(settings.name)
-        with _one_thread():
+        with one_thread():
             fusion = Fusion.fit(modalities, settings.modality_weights, settings.dimensions)
             vectors, _ = fusion.fuse(modalities)
             fitted = tokenizer.fit(vectors, settings)
@@ -77,6 +80,7 @@ class Codebook:
             tokenizer=fitted,
             level_sizes=settings.level_sizes,
             encoders={name: encoders[name] for name in fusion.modalities},
+            prefix_capacity=settings.prefix_capacity,
         )
 
     @property
@@ -85,9 +89,14 @@ class Codebook:
         return self.fusion.dimensions
 
     @property
+    def room_per_prefix(self) -> int:
+        """How many items may share a prefix."""
+        return self.level_sizes[-1] if self.prefix_capacity is None else self.prefix_capacity
+
+    @property
     def capacity(self) -> int:
-        """How many items can have an ID at all: prefixes in use times the size of the last level."""
-        return math.prod((*self.tokenizer.used_sizes, self.level_sizes[-1]))
+        """How many items can have an ID at all: prefixes in use times the items that may share one."""
+        return math.prod((*self.tokenizer.used_sizes, self.room_per_prefix))
 
     @cached_property
     def codebook_id(self) -> str:
@@ -119,12 +128,12 @@ class Codebook:
 
     def fuse(self, modalities: Mapping[str, ItemVectors]) -> tuple[npt.NDArray[np.float32], Bools]:
         """Fused vectors [N, d] and which items have a modality of their own [N]; see :meth:`Fusion.fuse`."""
-        with _one_thread():
+        with one_thread():
             return self.fusion.fuse(modalities)
 
     def encode(self, vectors: npt.NDArray[np.float32]) -> Codes:
         """Prefixes [N, L - 1] of fused vectors [N, d]."""
-        with _one_thread():
+        with one_thread():
             return self.tokenizer.encode(vectors)
 
     def reconstruct(self, codes: Codes) -> npt.NDArray[np.float64]:
@@ -161,6 +170,7 @@ class Codebook:
                     name: EncoderIdentity.model_validate(value)
                     for name, value in description["encoders"].items()
                 },
+                prefix_capacity=description.get("prefix_capacity"),
             )
             stated = description["codebook_id"]
             actual = loaded.codebook_id
@@ -186,15 +196,8 @@ class Codebook:
             "dimensions": self.dimensions,
             "modalities": list(self.fusion.modalities),
             "encoders": {name: encoder.model_dump() for name, encoder in sorted(self.encoders.items())},
+            **({} if self.prefix_capacity is None else {"prefix_capacity": self.prefix_capacity}),
         }
-
-
-def _one_thread() -> AbstractContextManager[object]:
-    """BLAS sums in another order on another number of threads; on one, equal inputs give equal bytes."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1)
-    return limits
 
 
 def _named(encoder: EncoderIdentity | None) -> str:

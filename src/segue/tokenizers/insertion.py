@@ -14,6 +14,7 @@ from segue.items import ItemVectors
 from segue.schema import Catalogue
 from segue.tokenizers.codebook import Codebook, EncoderIdentity
 from segue.tokenizers.item_map import ItemMap
+from segue.tokenizers.registry import Codes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,8 +153,11 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     """How much two item maps differ over the items that both have (retired ones left out).
 
     ``churn``: share of the common items whose codes differ at all; ``churn_by_level``: on each level;
-    ``churn_by_prefix``: anywhere in the first l codes. Raises ArtifactError where a folder holds no whole
-    item map.
+    ``churn_by_prefix``: anywhere in the first l codes. Codes have no meaning across codebooks, neighbourhoods have:
+    ``agreement_by_prefix`` is the adjusted mutual information (Vinh, Epps and Bailey 2010) between the groups that the
+    first l codes make in the one and in the other, for all levels but the last: 1 where they are the same whatever
+    the codes are called, about 0 where they are independent; null without common items. Raises ArtifactError
+    where a folder holds no whole item map.
     """
     maps = [ItemMap.load(first), ItemMap.load(second)]
     active = [{item: row for item, row in each.row_of.items() if not each.retired[row]} for each in maps]
@@ -176,4 +180,17 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         "churn": float(differs.any(axis=1).sum() / count),
         "churn_by_level": (differs.sum(axis=0) / count).tolist(),
         "churn_by_prefix": (np.logical_or.accumulate(differs, axis=1).sum(axis=0) / count).tolist(),
+        "agreement_by_prefix": [
+            _agreement(*(each[:, :level] for each in codes)) for level in range(1, levels)
+        ],
     }
+
+
+def _agreement(first: Codes, second: Codes) -> float | None:
+    """Adjusted mutual information of the groups of equal rows of two arrays of codes [N, l]."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    if not len(first):
+        return None
+    groups = [np.unique(each, axis=0, return_inverse=True)[1].ravel() for each in (first, second)]
+    return round(float(adjusted_mutual_info_score(*groups)), 6)

@@ -51,6 +51,9 @@ class ItemMap:
     retired: Bools  # [N]
     vectors: npt.NDArray[np.float32]  # [N, d] fused
     present: Bools  # [N] the item had a modality of its own
+    prefix_capacity: int | None = (
+        None  # the codebook's: items that may share a prefix; None: the last level's size
+    )
 
     @classmethod
     def build(
@@ -67,6 +70,7 @@ class ItemMap:
             retired=np.zeros(0, dtype=bool),
             vectors=np.zeros((0, codebook.dimensions), dtype=np.float32),
             present=np.zeros(0, dtype=bool),
+            prefix_capacity=codebook.prefix_capacity,
         )
         built = empty.insert(codebook, item_ids, vectors, present)
         return built if built.revision else replace(built, revision=1)
@@ -176,6 +180,7 @@ class ItemMap:
                     self.revision,
                     [self.item_ids[row] for row in order],
                     list(self.vectors.shape),
+                    *([] if self.prefix_capacity is None else [self.prefix_capacity]),
                 ]
             ).encode()
         )
@@ -197,15 +202,16 @@ class ItemMap:
     def room(self) -> pl.DataFrame:
         """``prefix`` (list of L - 1 codes) and ``free``: how many items each prefix in use can still take.
 
-        A prefix that is not listed is unused and can take as many as the last level has codes. Retired items
-        count as taken.
+        A prefix that is not listed is unused and can take as many as the last level has codes, or as
+        ``prefix_capacity`` allows. Retired items count as taken.
         """
+        most = self.level_sizes[-1] if self.prefix_capacity is None else self.prefix_capacity
         keys, counts = given_out(self.codes, self.level_sizes)
         prefixes = np.zeros((len(keys), len(self.level_sizes) - 1), dtype=np.int32)
         for level in range(len(self.level_sizes) - 2, -1, -1):
             keys, prefixes[:, level] = np.divmod(keys, self.level_sizes[level])
         return pl.DataFrame(
-            {"prefix": prefixes.tolist(), "free": (self.level_sizes[-1] - counts).astype(np.int32)},
+            {"prefix": prefixes.tolist(), "free": (most - counts).astype(np.int32)},
             schema={"prefix": pl.List(pl.Int32), "free": pl.Int32},
         )
 
@@ -221,6 +227,7 @@ class ItemMap:
             "inserted": int(added_now.sum()),  # by this revision, if it is not the first
             "inserted_total": int((self.revision_added > 1).sum()),  # since the codebook was made
             "retired": int(self.retired.sum()),
+            **({} if self.prefix_capacity is None else {"prefix_capacity": self.prefix_capacity}),
         }
 
     def save(self, folder: Path) -> None:
@@ -281,6 +288,7 @@ class ItemMap:
                 retired=table["retired"].to_numpy().astype(bool),
                 vectors=np.concatenate([part.vectors for part in kept]).astype(np.float32),
                 present=np.concatenate([part.present for part in kept]),
+                prefix_capacity=description.get("prefix_capacity"),
             )
             stated = description["item_map_id"]
         except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:

@@ -43,17 +43,18 @@ def place(
 
     An item gets the prefix that the codebook encodes it to. Within a prefix the last codes go by distance to
     what the prefix stands for, then by item id. Where that prefix is full, the item (again by distance, then
-    id) gets the prefix with room whose reconstruction is nearest. Raises DataError where the whole codebook
-    is full.
+    id) gets the prefix with room whose reconstruction is nearest. A prefix is full when it has as many items as
+    the codebook allows: its ``prefix_capacity``, or all codes of the last level. Raises DataError where the
+    whole codebook is full.
     """
-    size = codebook.level_sizes[-1]
+    size = codebook.room_per_prefix
     keys, counts = given_out(taken, codebook.level_sizes)
     free = codebook.capacity - int(counts.sum())
     if len(item_ids) > free:
         raise DataError(
             f"the codebook is full: level sizes {codebook.level_sizes} with {codebook.tokenizer.used_sizes} "
-            f"codes in use give {codebook.capacity} IDs, {free} are free, {len(item_ids)} items need one; "
-            "make tokenizer.level_sizes larger and fit a new codebook "
+            f"codes in use{_allowed(codebook)} give {codebook.capacity} IDs, {free} are free, {len(item_ids)} items "
+            f"need one; make tokenizer.level_sizes {_or_capacity(codebook)}larger and fit a new codebook "
             "(`segue keep --nothing`, then `segue run`)"
         )
     if not len(item_ids):
@@ -90,9 +91,17 @@ def _lookup(keys: Keys, counts: npt.NDArray[np.int64], wanted: Keys) -> npt.NDAr
     return np.where(keys[at] == wanted, counts[at], 0)
 
 
+def _allowed(codebook: Codebook) -> str:
+    return "" if codebook.prefix_capacity is None else f" and prefix_capacity {codebook.prefix_capacity}"
+
+
+def _or_capacity(codebook: Codebook) -> str:
+    return "" if codebook.prefix_capacity is None else "or tokenizer.prefix_capacity "
+
+
 def _nearest_with_room(codebook: Codebook, vector: npt.NDArray[np.float32], state: dict[int, int]) -> Codes:
     """The code [L] of one item, marked as given out in ``state``."""
-    size = codebook.level_sizes[-1]
+    size = codebook.room_per_prefix
     width = SEARCH_WIDTH
     while True:
         candidates = codebook.tokenizer.nearest_prefixes(vector, width)

@@ -39,7 +39,7 @@ def codes_quality(
         "unique_rate": _figure(len(sizes) / max(count, 1)),
         "collisions": int(sizes[sizes > 1].sum()),
         "prefixes_in_use": len(sizes),
-        "full_prefixes": int((sizes >= codebook.level_sizes[-1]).sum()),
+        "full_prefixes": int((sizes >= codebook.room_per_prefix).sum()),
         "largest_prefix": int(sizes.max(initial=0)),
         "items_per_prefix": {str(size): int(times) for size, times in zip(counts, occurrences, strict=True)},
         "levels": [_level(codes[:, level], codebook.level_sizes[level]) for level in range(codes.shape[1])],

@@ -14,7 +14,12 @@ from segue.errors import ConfigurationError
 from segue.tokenizers.settings import TokenizerSettings
 
 GROUP = "segue.tokenizers"
-BUILT_IN = {"residual_kmeans": "segue.tokenizers.residual_kmeans:ResidualKMeans"}
+BUILT_IN = {
+    "balanced_residual_kmeans": "segue.tokenizers.balanced_residual_kmeans:BalancedResidualKMeans",
+    "product_quantization": "segue.tokenizers.product_quantization:ProductQuantization",
+    "residual_kmeans": "segue.tokenizers.residual_kmeans:ResidualKMeans",
+    "rqvae": "segue.tokenizers.rqvae:RqVae",
+}
 
 Codes = npt.NDArray[np.int64]
 
@@ -47,7 +52,8 @@ class Tokenizer(Protocol):
         ...
 
     def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int) -> Codes:
-        """Candidate prefixes [C, P] of one vector [d], nearest reconstruction first, ties by smaller codes.
+        """Candidate prefixes [C, P] of one vector [d], nearest first in the space that the tokenizer quantizes (the
+        vectors' own, but for ``rqvae``), ties by smaller codes.
 
         ``width`` bounds the search on each level but the last; one at least as large as the number of partial
         prefixes gives all prefixes.

@@ -1,27 +1,30 @@
 """Residual k-means: each level quantizes what the levels before it left over.
 
 Residual (multi-stage) vector quantization as in Juang and Gray 1982, the plain form of the residual quantizer
-with which TIGER (Rajput et al. 2023, section 3.1) makes semantic IDs. Training is FAISS's k-means; assignment
-is exact nearest-centroid search in float64, here in NumPy, so that serving needs no FAISS and gives the same
-codes everywhere.
+with which TIGER (Rajput et al. 2023, section 3.1) makes semantic IDs. Training is FAISS's k-means, or
+:mod:`segue.tokenizers.kmeans` on a sample where there are many items; assignment is exact nearest-centroid search,
+decided in float64, here in NumPy, so that serving needs no FAISS and gives the same codes everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from segue.errors import DataError
+from segue.tokenizers import residual
+from segue.tokenizers.kmeans import k_means as sampled_k_means
+from segue.tokenizers.kmeans import left_over
+from segue.tokenizers.nearest import Floats
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.settings import TokenizerSettings
 
-Floats = npt.NDArray[np.float64]
 MAX_POINTS_PER_CENTROID = 1024  # more are sampled (seeded): they move a centroid no further
-_CHUNK_VALUES = 1 << 22  # distances computed at once
+MAX_ROWS = 1 << 16  # more items than this, and than SAMPLE_PER_CODE a code, are sampled before anything else
+SAMPLE_PER_CODE = 256
 
 
 @dataclass(frozen=True)
@@ -43,69 +46,78 @@ class ResidualKMeans:
         A level gets at most as many codes as there are different residuals, so a small catalogue leaves codes
         unused and its items still get IDs. Raises DataError for vectors that are not finite or all the same.
         """
-        if not np.isfinite(vectors).all():
-            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-            raise DataError(f"the fused vector in row {row} is not finite: run the encoders again")
-        if not len(vectors) or bool((vectors == vectors[0]).all()):
-            raise DataError(
-                f"a codebook needs at least two different item vectors; all {len(vectors)} are the same"
-            )
+        residual.require_different_vectors(vectors)
+        sizes = settings.level_sizes[:-1]
+        limit = max(MAX_ROWS, SAMPLE_PER_CODE * max(sizes))
+        if len(vectors) > limit:
+            return cls(_fit_sample(sample(vectors, limit, settings.seed), sizes, settings.seed))
         tables: list[npt.NDArray[np.float32]] = []
         residuals = vectors.astype(np.float64)
-        for level, size in enumerate(settings.level_sizes[:-1]):
-            table = _k_means(residuals.astype(np.float32), size, settings.iterations, settings.seed + level)
+        for level, size in enumerate(sizes):
+            table = k_means(residuals.astype(np.float32), size, settings.iterations, settings.seed + level)
             tables.append(table)
-            residuals = residuals - table[_nearest(residuals, table)]
+            if level < len(sizes) - 1:
+                residuals = residuals - table[residual.encode(residuals, [table])[:, 0]]
         return cls(tuple(tables))
 
     def encode(self, vectors: npt.NDArray[np.float32]) -> Codes:
         """Greedy residual codes [N, P]: the nearest centroid on each level, ties to the smaller code."""
-        residuals = vectors.astype(np.float64)
-        codes = np.zeros((len(vectors), len(self.centroids)), dtype=np.int64)
-        for level, table in enumerate(self.centroids):
-            codes[:, level] = _nearest(residuals, table)
-            residuals = residuals - table[codes[:, level]]
-        return codes
+        return residual.encode(vectors, self.centroids)
 
     def reconstruct(self, prefixes: Codes) -> Floats:
         """Sums of centroids [N, d]."""
-        total = np.zeros((len(prefixes), self.centroids[0].shape[1]))
-        for level, table in enumerate(self.centroids):
-            total += table[prefixes[:, level]]
-        return total
+        return residual.reconstruct(prefixes, self.centroids)
 
     def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int) -> Codes:
         """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
-        prefixes = np.zeros((1, 0), dtype=np.int64)
-        residuals = vector.astype(np.float64)[None, :]
-        for level, table in enumerate(self.centroids):
-            if len(prefixes) > width:
-                prefixes, residuals = prefixes[:width], residuals[:width]
-            squared = _squared_distances(residuals, table).ravel()  # [W * codes], in the order of the codes
-            last = level == len(self.centroids) - 1
-            parents, codes = np.divmod(np.arange(len(squared)), len(table))
-            grown = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
-            order = np.lexsort((*grown.T[::-1], squared))
-            prefixes = grown[order]
-            if not last:
-                residuals = residuals[parents[order]] - table[codes[order]]
-        return prefixes
+        return residual.nearest_prefixes(vector, width, self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {f"quantizer.{level}": table for level, table in enumerate(self.centroids)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], level_sizes: tuple[int, ...]) -> Self:
-        return cls(tuple(arrays[f"quantizer.{level}"] for level in range(len(level_sizes) - 1)))
+        return cls(tuple(residual.tables_of(arrays, "quantizer", level_sizes)))
 
 
-def _k_means(rows: npt.NDArray[np.float32], size: int, iterations: int, seed: int) -> npt.NDArray[np.float32]:
+def sample(vectors: npt.NDArray[np.float32], limit: int, seed: int) -> npt.NDArray[np.float32]:
+    """At most ``limit`` of ``vectors`` [N, d], seeded, in their own order."""
+    if len(vectors) <= limit:
+        return vectors
+    return vectors[np.sort(np.random.default_rng(seed).choice(len(vectors), limit, replace=False))]
+
+
+def different_rows(rows: npt.NDArray[np.float32], more_than: int) -> npt.NDArray[np.float32] | None:
+    """The different ``rows``, sorted, or None where there are more than ``more_than``.
+
+    Most of the time the first few rows already settle it, and sorting all of them would take longer than k-means.
+    """
+    if len(np.unique(rows[: 4 * more_than], axis=0)) > more_than:
+        return None
+    different = np.unique(rows, axis=0)
+    return None if len(different) > more_than else different
+
+
+def _fit_sample(
+    rows: npt.NDArray[np.float32], sizes: Sequence[int], seed: int
+) -> tuple[npt.NDArray[np.float32], ...]:
+    """The tables of a large catalogue's sample; ``tokenizer.iterations`` is for FAISS and not read here."""
+    tables = []
+    for level, size in enumerate(sizes):
+        different = different_rows(rows, size)
+        tables.append(sampled_k_means(rows, size, seed + level) if different is None else different)
+        if level < len(sizes) - 1:
+            rows = left_over(rows, tables[-1])
+    return tuple(tables)
+
+
+def k_means(rows: npt.NDArray[np.float32], size: int, iterations: int, seed: int) -> npt.NDArray[np.float32]:
     """Centroids [k, d] of ``rows`` [n, d], k = min(size, number of different rows), in a deterministic
     order."""
     import faiss
 
-    different = np.unique(rows, axis=0)
-    if len(different) <= size:
+    different = different_rows(rows, size)
+    if different is not None:
         return different
     # Sums differ in their last bits with the number of threads; one thread gives the same result everywhere.
     threads = faiss.omp_get_max_threads()
@@ -123,19 +135,3 @@ def _k_means(rows: npt.NDArray[np.float32], size: int, iterations: int, seed: in
     finally:
         faiss.omp_set_num_threads(threads)
     return np.asarray(means.centroids, dtype=np.float32).reshape(size, rows.shape[1])
-
-
-def _squared_distances(rows: Floats, table: npt.NDArray[np.float32]) -> Floats:
-    """[n, k] squared Euclidean distances, by ‖x‖² − 2x·c + ‖c‖²."""
-    wide = table.astype(np.float64)
-    return np.asarray((rows**2).sum(axis=1)[:, None] - 2.0 * rows @ wide.T + (wide**2).sum(axis=1)[None, :])
-
-
-def _nearest(rows: Floats, table: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """[n] nearest centroid of each row, in pieces that fit in memory; ties to the smaller code."""
-    step = max(1, _CHUNK_VALUES // len(table))
-    pieces = [
-        np.argmin(_squared_distances(rows[low : low + step], table), axis=1)
-        for low in range(0, len(rows), step)
-    ]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *pieces]).astype(np.int64)

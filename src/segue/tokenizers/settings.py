@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from segue.settings import Settings
+
+
+class BalanceSettings(Settings):
+    """Of the tokenizer balanced_residual_kmeans."""
+
+    slack: float = Field(
+        0.1, ge=0, le=10
+    )  # a code takes at most (1 + slack) times its even share of the items
+    rounds: int = Field(4, ge=1)  # of sharing out evenly and moving the centroids
+
+
+class RqVaeSettings(Settings):
+    """Of the tokenizer rqvae."""
+
+    latent: int = Field(32, ge=1)  # dimensions that are quantized
+    hidden: tuple[int, ...] = (128, 64)  # of the encoder; the decoder is its mirror image
+    commitment: float = Field(0.25, ge=0)
+    epochs: int = Field(200, ge=1)
+    patience: int = Field(20, ge=1)  # epochs without a lower held-out error
+    batch_size: int = Field(1024, ge=1)
+    learning_rate: float = Field(0.001, gt=0)
+    sinkhorn: bool = False  # even use of the last quantized level while fitting
+    sinkhorn_epsilon: float = Field(
+        0.05, gt=0
+    )  # in mean squared distances: smaller is nearer to the cheapest
+    sinkhorn_iterations: int = Field(50, ge=1)
 
 
 class TokenizerSettings(Settings):
@@ -19,6 +46,12 @@ class TokenizerSettings(Settings):
     )
     seed: int = Field(17, ge=0, lt=2**31)
     neighbours: int = Field(10, ge=1)  # of the quality report's neighbour agreement
+    # extra_level: a prefix is shared by as many items as the last level has codes. reassign: by prefix_capacity at
+    # most; the items beyond it go to the nearest prefix with room, and the model hardly needs the last level.
+    collisions: Literal["extra_level", "reassign"] = "extra_level"
+    prefix_capacity: int | None = Field(None, ge=1)  # of reassign
+    balance: BalanceSettings = BalanceSettings()
+    rqvae: RqVaeSettings = RqVaeSettings()
 
     @field_validator("level_sizes")
     @classmethod
@@ -42,6 +75,22 @@ class TokenizerSettings(Settings):
         if not any(weight > 0 for weight in weights.values()):
             raise ValueError("at least one modality needs a weight above 0")
         return weights
+
+    @model_validator(mode="after")
+    def _capacity_of_reassignment(self) -> Self:
+        if self.collisions == "reassign" and self.prefix_capacity is None:
+            raise ValueError(
+                "collisions: reassign needs a prefix_capacity: how many items may share a prefix"
+            )
+        if self.collisions == "extra_level" and self.prefix_capacity is not None:
+            raise ValueError(
+                "prefix_capacity belongs to collisions: reassign; extra_level uses the last level"
+            )
+        if self.prefix_capacity is not None and self.prefix_capacity > self.level_sizes[-1]:
+            raise ValueError(
+                f"prefix_capacity {self.prefix_capacity} is more than the last level's {self.level_sizes[-1]} codes"
+            )
+        return self
 
 
 class DriftSettings(Settings):

@@ -1,0 +1,90 @@
+"""What residual quantizers share: a table of centroids a level, each for what the levels before it left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segue.errors import DataError
+from segue.tokenizers.nearest import Floats, Nearest, Table, block_rows, squared_distances
+from segue.tokenizers.parallel import map_blocks
+from segue.tokenizers.registry import Codes
+
+
+def require_different_vectors(vectors: npt.NDArray[np.float32]) -> None:
+    """Raises DataError for vectors [N, d] that are not finite (naming the row) or all the same."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DataError(f"the fused vector in row {row} is not finite: run the encoders again")
+    if not len(vectors) or bool((vectors == vectors[0]).all()):
+        raise DataError(
+            f"a codebook needs at least two different item vectors; all {len(vectors)} are the same"
+        )
+
+
+def encode(
+    vectors: npt.NDArray[np.floating[Any]], tables: Sequence[Table], prices: Sequence[Floats] | None = None
+) -> Codes:
+    """Greedy residual codes [N, P]: on each level the centroid of the least squared distance (plus its price),
+    ties to the smaller code."""
+    searches = [Nearest(table, prices[level] if prices else None) for level, table in enumerate(tables)]
+
+    def block(part: slice) -> Codes:
+        residuals = vectors[part].astype(np.float64)
+        codes = np.zeros((len(residuals), len(tables)), dtype=np.int64)
+        for level, search in enumerate(searches):
+            codes[:, level] = search(residuals)
+            if level < len(tables) - 1:
+                residuals = residuals - tables[level][codes[:, level]]
+        return codes
+
+    pieces = map_blocks(block, len(vectors), block_rows(max(len(table) for table in tables)))
+    return np.concatenate([np.zeros((0, len(tables)), dtype=np.int64), *pieces])
+
+
+def reconstruct(prefixes: Codes, tables: Sequence[Table]) -> Floats:
+    """Sums of centroids [N, d]."""
+    total = np.zeros((len(prefixes), tables[0].shape[1]))
+    for level, table in enumerate(tables):
+        total += table[prefixes[:, level]]
+    return total
+
+
+def nearest_prefixes(vector: npt.NDArray[np.floating[Any]], width: int, tables: Sequence[Table]) -> Codes:
+    """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
+    prefixes = np.zeros((1, 0), dtype=np.int64)
+    residuals = vector.astype(np.float64)[None, :]
+    for level, table in enumerate(tables):
+        if len(prefixes) > width:
+            prefixes, residuals = prefixes[:width], residuals[:width]
+        squared = squared_distances(residuals, table).ravel()  # [W * codes], in the order of the codes
+        parents, codes = np.divmod(np.arange(len(squared)), len(table))
+        grown = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
+        order = np.lexsort((*grown.T[::-1], squared))
+        prefixes = grown[order]
+        if level < len(tables) - 1:
+            residuals = residuals[parents[order]] - table[codes[order]]
+    return prefixes
+
+
+def tables_of(arrays: Mapping[str, npt.NDArray[Any]], name: str, level_sizes: Sequence[int]) -> list[Table]:
+    """The arrays ``<name>.0`` … of the quantized levels.
+
+    Raises KeyError naming one that is missing, ValueError where one is no table of at most the level's size,
+    not finite, or of another width than the others.
+    """
+    tables = [arrays[f"{name}.{level}"] for level in range(len(level_sizes) - 1)]
+    for level, table in enumerate(tables):
+        if table.ndim != 2 or not 1 <= len(table) <= level_sizes[level]:
+            raise ValueError(
+                f"{name}.{level} has the shape {table.shape}: 1 to {level_sizes[level]} rows are needed"
+            )
+        if table.shape[1] != tables[0].shape[1]:
+            raise ValueError(f"{name}.{level} is {table.shape[1]} wide, {name}.0 is {tables[0].shape[1]}")
+        if not np.isfinite(table).all():
+            raise ValueError(f"{name}.{level} has values that are not finite")
+    return tables

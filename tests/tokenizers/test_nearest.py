@@ -1,0 +1,103 @@
+"""Fast assignment is exact, and threads change nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.tokenizers import kmeans, parallel, residual
+from segue.tokenizers.nearest import Nearest
+from segue.tokenizers.residual_kmeans import different_rows
+
+
+def _float64(rows: np.ndarray, table: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    differences = rows[:, None, :].astype(np.float64) - table.astype(np.float64)
+    return np.asarray(np.argmin((differences**2).sum(axis=2) + prices, axis=1))
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    width=st.integers(1, 80),
+    size=st.integers(1, 60),
+    offset=st.sampled_from([0.0, 1.0, 1e3]),
+    priced=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_screened_search_gives_the_codes_of_float64(
+    seed: int, width: int, size: int, offset: float, priced: bool
+) -> None:
+    """A large offset drowns the differences in what float32 cannot hold: the screen must not trust itself there."""
+    rng = np.random.default_rng(seed)
+    table = (offset + rng.normal(size=(size, width))).astype(np.float32)
+    rows = offset + rng.normal(size=(50, width))
+    prices = rng.random(size) if priced else np.zeros(size)
+    np.testing.assert_array_equal(Nearest(table, prices)(rows), _float64(rows, table, prices))
+
+
+def test_rows_halfway_between_centroids_are_decided_in_float64() -> None:
+    table = np.array([[0.0, 0.0], [1.0, 0.0]], dtype=np.float32)
+    nudges = np.array([-1e-9, 0.0, 1e-9])
+    rows = np.stack([0.5 + nudges, np.full(3, 100.0)], axis=1)
+    assert Nearest(table)(rows).tolist() == [0, 0, 1]
+    assert Nearest(np.full((1, 2), 1e30, dtype=np.float32))(rows).tolist() == [0, 0, 0]  # beyond float32
+    assert Nearest(table)(np.zeros((0, 2))).shape == (0,)
+
+
+@pytest.mark.parametrize("threads", ["2", "5"])
+def test_the_number_of_threads_changes_no_byte(monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(30, 24))[rng.integers(0, 30, 20_000)] + rng.normal(size=(20_000, 24))).astype(
+        np.float32
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    table = kmeans.k_means(rows, 40, 3)
+    codes = residual.encode(rows, [table, table / 2])
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert parallel.workers() == int(threads)
+    assert kmeans.k_means(rows, 40, 3).tobytes() == table.tobytes()
+    np.testing.assert_array_equal(residual.encode(rows, [table, table / 2]), codes)
+
+
+def test_blocks_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert parallel.map_blocks(lambda part: (part.start, part.stop), 10, 4) == [(0, 4), (4, 8), (8, 10)]
+    assert parallel.map_blocks(lambda part: part, 0, 4) == []
+
+
+def test_one_pass_moves_centroids_to_the_means_of_their_rows() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(5000, 6)).astype(np.float32)
+    table = np.concatenate([rng.normal(size=(7, 6)), np.full((1, 6), 100.0)]).astype(np.float32)
+    codes = _float64(rows, table, np.zeros(8))
+    moved = kmeans.lloyd(rows, table)
+    for code in range(7):
+        np.testing.assert_allclose(moved[code], rows[codes == code].mean(axis=0), atol=1e-5)
+    distances = ((rows - table[codes]) ** 2).sum(axis=1)
+    np.testing.assert_array_equal(moved[7], rows[np.argmax(distances)])  # nobody's centroid
+
+
+def test_many_rows_are_clustered_as_well_as_by_faiss() -> None:
+    import faiss
+
+    rng = np.random.default_rng(2)
+    rows = (
+        rng.normal(size=(60, 16))[rng.integers(0, 60, 12_000)] + 0.4 * rng.normal(size=(12_000, 16))
+    ).astype(np.float32)
+    peer = faiss.Kmeans(16, 32, niter=20, seed=1)
+    peer.train(rows)
+
+    def error(table: np.ndarray) -> float:
+        return float(((rows - table[Nearest(table)(rows.astype(np.float64))]) ** 2).sum())
+
+    assert error(kmeans.k_means(rows, 32, 1)) < 1.03 * error(peer.centroids)
+
+
+def test_different_rows_are_counted_however_late_they_come() -> None:
+    rows = np.zeros((1000, 2), dtype=np.float32)
+    rows[-3:, 0] = [1, 2, 3]
+    assert different_rows(rows, 3) is None
+    found = different_rows(rows, 4)
+    assert found is not None
+    assert found[:, 0].tolist() == [0, 1, 2, 3]
