@@ -249,6 +249,22 @@ def tokens_compare(
     _print(compare(first, second))
 
 
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="What is looked for, in words")] = None,
+    image: Annotated[Path | None, typer.Option(help="Or a picture's file")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items")] = 10,
+    dataset: Dataset = DEFAULT,
+) -> None:
+    """The items that a text or a picture asks for, in the space of the semantic IDs."""
+    from segue.params import load_params
+    from segue.tokenizers import search as searching
+
+    workspace = Workspace.find()
+    params = load_params(workspace, dataset)
+    _print(searching.search(workspace, dataset, params, text=text, image=image, k=k))
+
+
 @policy_app.command("lint")
 def policy_lint(dataset: Dataset = DEFAULT) -> None:
     """Refuse policies that can never pass or never fail."""

@@ -98,3 +98,21 @@ def carried_over(kept: ItemVectors, item_ids: list[str]) -> ItemVectors:
     present = np.zeros(len(item_ids), dtype=bool)
     present[known] = kept.present[rows[known]]
     return ItemVectors(vectors=vectors, present=present, item_ids=item_ids)
+
+
+def consumed_together(
+    training: Sequences, items: int, *, window: int, count: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """[count, 2] pairs of items at most ``window`` steps apart, drawn in proportion to how often they are.
+
+    ``training``: the regular users' training part and nothing else. Empty where no two items stand together.
+    """
+    counts = scipy.sparse.triu(cooccurrences(training, items, window), k=1).tocoo()
+    if not counts.nnz:
+        return np.zeros((0, 2), dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    drawn = generator.choice(counts.nnz, size=count, p=counts.data / counts.data.sum())
+    pairs = np.stack(counts.coords, axis=1).astype(np.int64)[drawn]
+    mirrored = generator.random(count) < 0.5
+    pairs[mirrored] = pairs[mirrored][:, ::-1]
+    return pairs

@@ -5,11 +5,16 @@ from __future__ import annotations
 import shutil
 
 from segue.artifacts import MANIFEST, write_json
+from segue.data.sequences import Sequences
+from segue.encoders.collaborative import consumed_together
 from segue.items import Items
+from segue.schema import UserGroup
 from segue.steps.runner import StepContext
+from segue.tokenizers.alignment import Alignment, Pairs
 from segue.tokenizers.codebook import Codebook
 from segue.tokenizers.embeddings import load_modalities
 from segue.tokenizers.quality import codes_quality, heldout_error, plot_usage
+from segue.tokenizers.retrieval import cross_modal_recall
 
 
 def run(context: StepContext) -> None:
@@ -27,11 +32,17 @@ def run(context: StepContext) -> None:
     settings = context.params.tokenizer
     items = Items.load(context.inputs["splits"])
     modalities, encoders = load_modalities(context.inputs, items)
-    codebook = Codebook.fit(modalities, encoders, settings)
+    pairs = _pairs(context, len(items)) if settings.fusion == Alignment.name else None
+    codebook = Codebook.fit(modalities, encoders, settings, pairs)
     vectors, _ = codebook.fuse(modalities)
     prefixes = codebook.encode(vectors)
     quality = codes_quality(codebook, vectors, prefixes, neighbours=settings.neighbours, seed=settings.seed)
     quality["heldout_error"] = heldout_error(vectors, settings)
+    if pairs is not None:
+        context.progress("how well a text or a picture finds an item that the alignment never saw")
+        quality["retrieval"] = cross_modal_recall(modalities, pairs, settings)
+        for name, figures in quality["retrieval"].items():
+            context.metrics[f"{name}_recall_at_{figures['k']}"] = round(figures["recall"], 4)
     codebook.save(context.output)
     write_json(context.output / "quality.json", quality)
     plot = context.reports / "codebook_usage.png"
@@ -44,4 +55,17 @@ def run(context: StepContext) -> None:
     context.progress(
         f"codebook {codebook.codebook_id[:12]}: {len(items)} items on {quality['prefixes_in_use']} prefixes, "
         f"relative reconstruction error {quality['reconstruction_error']:.3f}"
+    )
+
+
+def _pairs(context: StepContext, items: int) -> Pairs:
+    """Items that the regular users consumed together in the training part."""
+    settings = context.params.tokenizer
+    regular = Sequences.load(context.inputs["sequences"] / UserGroup.REGULAR.value)
+    return consumed_together(
+        regular.training_part(),
+        items,
+        window=settings.alignment.window,
+        count=settings.alignment.pairs,
+        seed=settings.seed,
     )

@@ -141,13 +141,14 @@ STEPS: tuple[Step, ...] = (
         description="The frozen quantizers that turn item vectors into codes.",
         inputs=(
             "splits",
+            "sequences",
             "text_embeddings",
             "image_embeddings",
             "attribute_embeddings",
             "collaborative_embeddings",
         ),
         params=("tokenizer",),
-        code=("tokenizers", "items"),
+        code=("tokenizers", "encoders.collaborative", "data.sequences", "items", "schema"),
         keeps=("codebook",),
     ),
     Step(

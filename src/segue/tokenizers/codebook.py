@@ -20,6 +20,7 @@ from segue.artifacts import read_json, write_json
 from segue.canonical import sha256_of
 from segue.errors import ArtifactError, BindingError
 from segue.items import ItemVectors
+from segue.tokenizers.alignment import Alignment, Pairs
 from segue.tokenizers.fusion import Bools, Fusion
 from segue.tokenizers.parallel import one_thread
 from segue.tokenizers.registry import Codes, Tokenizer, load_tokenizer
@@ -53,7 +54,7 @@ class EncoderIdentity(BaseModel):
 class Codebook:
     """Frozen for good: a change of anything in it is another codebook, with another id."""
 
-    fusion: Fusion
+    fusion: Fusion | Alignment
     tokenizer: Tokenizer
     level_sizes: tuple[int, ...]  # [L], the last one disambiguates
     encoders: dict[str, EncoderIdentity]  # by modality
@@ -67,12 +68,13 @@ class Codebook:
         modalities: Mapping[str, ItemVectors],
         encoders: Mapping[str, EncoderIdentity],
         settings: TokenizerSettings,
+        pairs: Pairs | None = None,
     ) -> Codebook:
-        """Fit on the items given. Deterministic. Raises DataError as :meth:`Fusion.fit` and the tokenizer
-        do."""
+        """Fit on the items given; ``pairs`` [P, 2] are rows of items consumed together, for the contrastive
+        fusion. Deterministic. Raises DataError as :meth:`Fusion.fit` and the tokenizer do."""
         tokenizer = load_tokenizer(settings.name)
         with one_thread():
-            fusion = Fusion.fit(modalities, settings.modality_weights, settings.dimensions)
+            fusion = _fit_fusion(modalities, settings, pairs)
             vectors, _ = fusion.fuse(modalities)
             fitted = tokenizer.fit(vectors, settings)
         return cls(
@@ -163,7 +165,7 @@ class Codebook:
         try:
             level_sizes = tuple(int(size) for size in description["level_sizes"])
             loaded = cls(
-                fusion=Fusion.from_arrays(arrays, description["modalities"]),
+                fusion=_FUSIONS[description["fusion"]].from_arrays(arrays, description["modalities"]),
                 tokenizer=load_tokenizer(description["tokenizer"]).from_arrays(arrays, level_sizes),
                 level_sizes=level_sizes,
                 encoders={
@@ -190,6 +192,7 @@ class Codebook:
 
     def _description(self) -> dict[str, Any]:
         return {
+            "fusion": self.fusion.name,
             "tokenizer": self.tokenizer.name,
             "level_sizes": list(self.level_sizes),
             "used_sizes": list(self.tokenizer.used_sizes),
@@ -198,6 +201,24 @@ class Codebook:
             "encoders": {name: encoder.model_dump() for name, encoder in sorted(self.encoders.items())},
             **({} if self.prefix_capacity is None else {"prefix_capacity": self.prefix_capacity}),
         }
+
+
+_FUSIONS: dict[str, type[Fusion] | type[Alignment]] = {Fusion.name: Fusion, Alignment.name: Alignment}
+
+
+def _fit_fusion(
+    modalities: Mapping[str, ItemVectors], settings: TokenizerSettings, pairs: Pairs | None
+) -> Fusion | Alignment:
+    if settings.fusion == Fusion.name:
+        return Fusion.fit(modalities, settings.modality_weights, settings.dimensions)
+    return Alignment.fit(
+        modalities,
+        settings.modality_weights,
+        settings.dimensions,
+        pairs=np.zeros((0, 2), dtype=np.int64) if pairs is None else pairs,
+        settings=settings.alignment,
+        seed=settings.seed,
+    )
 
 
 def _named(encoder: EncoderIdentity | None) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,15 @@ class Modality:
 
     mean: Floats  # [D] of the L2-normalised rows
     scale: float  # what centred rows are multiplied with
+
+    @classmethod
+    def fit(cls, vectors: ItemVectors, name: str, *, weight: float) -> Modality:
+        """On the items that have it, of which there must be one. Raises DataError for NaN or infinity."""
+        rows, has = _unit_rows(vectors, name)
+        mean = rows[has].mean(axis=0)
+        spread = float(np.sqrt(((rows[has] - mean) ** 2).sum(axis=1).mean()))
+        # A modality that is the same for all items carries nothing; dividing by its rounding noise would.
+        return cls(mean=mean, scale=weight / spread if spread > 1e-6 else 0.0)
 
     @property
     def dimension(self) -> int:
@@ -61,6 +71,8 @@ class Modality:
 class Fusion:
     """From modalities to fused vectors. Everything in it was fitted once, on the items present at codebook
     time."""
+
+    name: ClassVar[str] = "concat_pca"
 
     modalities: dict[str, Modality]  # in the order of concatenation
     centre: Floats  # [D total] of the concatenated training rows
@@ -89,14 +101,10 @@ class Fusion:
         ids = same_items(modalities)
         for name in sorted(modalities):
             weight = weights.get(name, 0.0)
-            rows, has = _unit_rows(modalities[name], name)
+            _, has = _unit_rows(modalities[name], name)
             if weight == 0.0 or not has.any():
                 continue
-            mean = rows[has].mean(axis=0)
-            spread = float(np.sqrt(((rows[has] - mean) ** 2).sum(axis=1).mean()))
-            # A modality that is the same for all items carries nothing; dividing by its rounding noise would.
-            scale = weight / spread if spread > 1e-6 else 0.0
-            fitted[name] = Modality(mean=mean, scale=scale)
+            fitted[name] = Modality.fit(modalities[name], name, weight=weight)
             prepared[name], present[name] = fitted[name].prepare(modalities[name], name)
         if not fitted:
             raise DataError(

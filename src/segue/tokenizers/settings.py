@@ -36,9 +36,27 @@ class RqVaeSettings(Settings):
     sinkhorn_iterations: int = Field(50, ge=1)
 
 
+class AlignmentSettings(Settings):
+    """Of the fusion contrastive (see :mod:`segue.tokenizers.alignment`)."""
+
+    steps: int = Field(800, ge=1)
+    batch_size: int = Field(512, ge=2)  # pairs of items; the others of the batch are the negatives
+    temperature: float = Field(0.07, gt=0)
+    learning_rate: float = Field(0.003, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    modality_dropout: float = Field(0.5, ge=0, lt=1)
+    self_pair_share: float = Field(0.25, ge=0, le=1)  # of a batch: an item beside itself
+    pairs: int = Field(200_000, ge=1)  # drawn from the training part
+    window: int = Field(10, ge=1)  # events between the two items of a pair, at most
+
+
 class TokenizerSettings(Settings):
     name: str = "residual_kmeans"  # an entry point of segue.tokenizers
     level_sizes: tuple[int, ...] = (64, 32, 32)  # the last level disambiguates
+    # concat_pca: modalities side by side, projected on their principal axes. contrastive: one space learnt from
+    # which items are consumed together.
+    fusion: Literal["concat_pca", "contrastive"] = "concat_pca"
+    alignment: AlignmentSettings = AlignmentSettings()
     dimensions: int = Field(96, ge=1)  # of the fused item vectors
     iterations: int = Field(25, ge=1)
     modality_weights: dict[str, float] = Field(
