@@ -79,9 +79,8 @@ def smallest(values: Floats, most: int | None) -> npt.NDArray[np.int64]:
     if most is None or most >= len(values):
         return np.asarray(np.argsort(values, kind="stable"))
     candidates = np.arange(len(values))
-    if (
-        len(values) >= 16 * most
-    ):  # as many of every eighth are no smaller than the ones sought: a cheap first cut
+    if len(values) >= 16 * most:
+        # The most-th smallest of every eighth value is no smaller than that of all: a cheap first cut.
         candidates = np.flatnonzero(values <= np.partition(values[::8], most - 1)[most - 1])
     found = values[candidates]
     candidates = candidates[found <= np.partition(found, most - 1)[most - 1]]
