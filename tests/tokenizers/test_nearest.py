@@ -101,3 +101,18 @@ def test_different_rows_are_counted_however_late_they_come() -> None:
     found = different_rows(rows, 4)
     assert found is not None
     assert found[:, 0].tolist() == [0, 1, 2, 3]
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(1, 400),
+    most=st.integers(1, 30),
+    values=st.sampled_from([3, 1000]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_smallest_are_those_of_a_full_stable_sort(seed: int, count: int, most: int, values: int) -> None:
+    """Few different values make many ties."""
+    drawn = np.random.default_rng(seed).integers(0, values, count).astype(np.float64)
+    expected = np.argsort(drawn, kind="stable")
+    np.testing.assert_array_equal(residual.smallest(drawn, most), expected[:most])
+    np.testing.assert_array_equal(residual.smallest(drawn, None), expected)

@@ -69,9 +69,9 @@ class BalancedResidualKMeans:
         """Sums of centroids [N, d]."""
         return residual.reconstruct(prefixes, self.centroids)
 
-    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int) -> Codes:
+    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """By distance alone: who looks for room has already found the even code full."""
-        return residual.nearest_prefixes(vector, width, self.centroids)
+        return residual.nearest_prefixes(vector, width, most, self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {

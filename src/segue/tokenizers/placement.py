@@ -18,6 +18,8 @@ from segue.tokenizers.registry import Codes
 Keys = npt.NDArray[np.int64]
 SEARCH_WIDTH = 1024  # partial prefixes kept a level when room is sought; below it the search is exact
 
+FIRST_CANDIDATES = 512  # looked at before all that the search finds
+
 
 def prefix_keys(prefixes: Codes, level_sizes: Sequence[int]) -> Keys:
     """One integer a prefix [N, L - 1]: its codes as the digits of a number with the level sizes as
@@ -103,12 +105,16 @@ def _nearest_with_room(codebook: Codebook, vector: npt.NDArray[np.float32], stat
     """The code [L] of one item, marked as given out in ``state``."""
     size = codebook.room_per_prefix
     width = SEARCH_WIDTH
+    most: int | None = FIRST_CANDIDATES
     while True:
-        candidates = codebook.tokenizer.nearest_prefixes(vector, width)
+        candidates = codebook.tokenizer.nearest_prefixes(vector, width, most)
         for candidate, key in enumerate(prefix_keys(candidates, codebook.level_sizes).tolist()):
             count = state.get(key, 0)
             if count < size:
                 state[key] = count + 1
                 return np.append(candidates[candidate], count)
+        if most is not None:  # mostly the first few have room; sorting all of them would take longer
+            most = None
+            continue
         # Room exists (the caller counted), so a search that keeps everything ends here at the latest.
         width *= 8

@@ -97,7 +97,7 @@ class ProductQuantization:
         joined = [table[prefixes[:, level]].astype(np.float64) for level, table in enumerate(self.centroids)]
         return np.asarray(np.concatenate(joined, axis=1) @ self.rotation.T)
 
-    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int) -> Codes:
+    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """The nearest prefixes of all, in order: at least ``width`` of them where there are as many.
 
         Exact, for the distance is a sum over the pieces: a partial prefix that is not among the ``width`` best of
@@ -115,11 +115,14 @@ class ProductQuantization:
             if len(prefixes) > width:
                 complete_below = min(complete_below, float(sums[width] + least_after[level - 1]))
                 prefixes, sums = prefixes[:width], sums[:width]
+            by_code = np.lexsort(prefixes.T[::-1]) if level else np.zeros(1, dtype=np.int64)
+            prefixes, sums = prefixes[by_code], sums[by_code]
             grown = (sums[:, None] + cost).ravel()
-            parents, codes = np.divmod(np.arange(len(grown)), len(cost))
-            joined = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
-            order = np.lexsort((*joined.T[::-1], grown))
-            prefixes, sums = joined[order], grown[order]
+            last = level == len(costs) - 1
+            order = residual.smallest(grown, most if last else width + 1)
+            parents, codes = np.divmod(order, len(cost))
+            prefixes = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
+            sums = grown[order]
         sure = int(np.searchsorted(sums, complete_below, side="left"))
         return prefixes[: max(sure, min(width, len(prefixes)))]
 

@@ -51,12 +51,12 @@ class Tokenizer(Protocol):
         """The vectors [N, d] that prefixes [N, P] stand for."""
         ...
 
-    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int) -> Codes:
+    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """Candidate prefixes [C, P] of one vector [d], nearest first in the space that the tokenizer quantizes (the
         vectors' own, but for ``rqvae``), ties by smaller codes.
 
         ``width`` bounds the search on each level but the last; one at least as large as the number of partial
-        prefixes gives all prefixes.
+        prefixes gives all prefixes. ``most`` bounds how many are given back: the first ones.
         """
         ...
 

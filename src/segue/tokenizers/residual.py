@@ -54,21 +54,37 @@ def reconstruct(prefixes: Codes, tables: Sequence[Table]) -> Floats:
     return total
 
 
-def nearest_prefixes(vector: npt.NDArray[np.floating[Any]], width: int, tables: Sequence[Table]) -> Codes:
+def nearest_prefixes(
+    vector: npt.NDArray[np.floating[Any]], width: int, most: int | None, tables: Sequence[Table]
+) -> Codes:
     """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
     prefixes = np.zeros((1, 0), dtype=np.int64)
     residuals = vector.astype(np.float64)[None, :]
     for level, table in enumerate(tables):
-        if len(prefixes) > width:
-            prefixes, residuals = prefixes[:width], residuals[:width]
-        squared = squared_distances(residuals, table).ravel()  # [W * codes], in the order of the codes
-        parents, codes = np.divmod(np.arange(len(squared)), len(table))
-        grown = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
-        order = np.lexsort((*grown.T[::-1], squared))
-        prefixes = grown[order]
-        if level < len(tables) - 1:
-            residuals = residuals[parents[order]] - table[codes[order]]
+        # Parents in the order of their codes make the children so, and a stable sort leaves ties to smaller codes.
+        by_code = np.lexsort(prefixes.T[::-1]) if level else np.zeros(1, dtype=np.int64)
+        prefixes, residuals = prefixes[by_code], residuals[by_code]
+        squared = squared_distances(residuals, table).ravel()  # [W * codes]
+        last = level == len(tables) - 1
+        order = smallest(squared, most if last else width)
+        parents, codes = np.divmod(order, len(table))
+        prefixes = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
+        if not last:
+            residuals = residuals[parents] - table[codes]
     return prefixes
+
+
+def smallest(values: Floats, most: int | None) -> npt.NDArray[np.int64]:
+    """Where the ``most`` smallest of ``values`` are (None: all), ascending, ties in the order of the values."""
+    if most is None or most >= len(values):
+        return np.asarray(np.argsort(values, kind="stable"))
+    candidates = np.arange(len(values))
+    if len(values) >= 16 * most:
+        # The most-th smallest of every eighth value is no smaller than that of all: a cheap first cut.
+        candidates = np.flatnonzero(values <= np.partition(values[::8], most - 1)[most - 1])
+    found = values[candidates]
+    candidates = candidates[found <= np.partition(found, most - 1)[most - 1]]
+    return np.asarray(candidates[np.argsort(values[candidates], kind="stable")][:most])
 
 
 def tables_of(arrays: Mapping[str, npt.NDArray[Any]], name: str, level_sizes: Sequence[int]) -> list[Table]:

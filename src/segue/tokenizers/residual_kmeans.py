@@ -68,9 +68,9 @@ class ResidualKMeans:
         """Sums of centroids [N, d]."""
         return residual.reconstruct(prefixes, self.centroids)
 
-    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int) -> Codes:
+    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
-        return residual.nearest_prefixes(vector, width, self.centroids)
+        return residual.nearest_prefixes(vector, width, most, self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {f"quantizer.{level}": table for level, table in enumerate(self.centroids)}

@@ -77,9 +77,9 @@ class RqVae:
         decoded = _forward(residual.reconstruct(prefixes, self.centroids), self.decoder)
         return np.asarray(decoded / float(self.scale[0]))
 
-    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int) -> Codes:
+    def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """Nearest in the latent space, where the codes are chosen too; exact where nothing is pruned."""
-        return residual.nearest_prefixes(self._latents(vector[None, :])[0], width, self.centroids)
+        return residual.nearest_prefixes(self._latents(vector[None, :])[0], width, most, self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         arrays = {"scale": self.scale}
