@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,29 @@ def codes_quality(
         "neighbour_agreement_by_depth": agreement,
         "neighbour_agreement_by_depth_by_chance": chance,
     }
+
+
+def quality_metrics(quality: Mapping[str, Any]) -> dict[str, float]:
+    """The single figures of a report of :func:`codes_quality`, by name, for whoever lists metrics."""
+    names = (
+        "unique_rate",
+        "unique_item_rate",
+        "collisions",
+        "excess_collisions",
+        "full_prefixes",
+        "largest_prefix",
+        "reconstruction_error",
+        "neighbour_agreement",
+        "neighbour_agreement_by_chance",
+    )
+    metrics = {name: quality[name] for name in names}
+    for number, level in enumerate(quality["levels"], start=1):
+        for name in ("usage", "entropy_bits", "perplexity", "dead"):
+            metrics[f"level_{number}_{name}"] = level[name]
+    for name in ("reconstruction_error", "neighbour_agreement"):
+        for depth, value in enumerate(quality[f"{name}_by_depth"], start=1):
+            metrics[f"{name}_depth_{depth}"] = value
+    return metrics
 
 
 def reconstruction_error(vectors: npt.NDArray[np.float32], reconstructed: npt.NDArray[np.float64]) -> float:
