@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from segue.reporting.render import percent
 from segue.reporting.svg import nice_ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 220, 46, 8, 14, 44
-ROW, LABELS, FIGURES, BARS = 32, 190, 150, 540
+ROW, LABELS, FIGURES, BARS, AXIS = 32, 176, 196, 508, 24
 _MOST_COLUMNS = 400  # more would be thinner than a pixel: neighbours are averaged
 
 
@@ -47,11 +48,11 @@ def column_chart(
         f'<svg class="plot columns-chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(caption)}">',
         f"<title>{escape(caption)}</title>",
     ]
-    for tick in ticks:
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-            f'<text class="tick" x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,g}</text>'
-        )
+    parts.extend(
+        f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        f'<text class="tick" x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,g}</text>'
+        for tick in ticks
+    )
     step = (right - LEFT) / max(len(shown), 1)
     gap = min(0.2 * step, 4.0)
     for number, value in enumerate(shown):
@@ -77,31 +78,42 @@ def column_chart(
     return Markup("".join(parts))
 
 
-def bar_chart(bars: Sequence[Bar], *, caption: str, most: float | None = None) -> Markup:
-    """Bars one below the other, from 0 to ``most`` (by default the largest), each with its figure in words."""
+def bar_chart(
+    bars: Sequence[Bar], *, caption: str, most: float | None = None, percents: bool = False
+) -> Markup:
+    """Bars one below the other on one axis from 0 to ``most`` (by default a little above the largest), each with its
+    figure in words; ``percents``: the axis reads 20 %, not 0.2."""
     finite = [one for bar in bars for one in (bar.value, bar.reference) if one is not None]
-    top = most if most is not None else max([*finite, 0.0])
-    width, height = LABELS + BARS + FIGURES, ROW * len(bars) + 8
-    scale = (BARS - 12) / top if top > 0 else 0.0
+    top = most if most is not None else 1.1 * max([*finite, 0.0]) or 1.0
+    base = ROW * len(bars) + 4
+    width, height = LABELS + BARS + FIGURES, base + AXIS
+    scale = (BARS - 12) / top
     parts = [
         f'<svg class="plot" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">',
         f"<title>{escape(caption)}</title>",
     ]
+    for tick in nice_ticks(0.0, top, 4):
+        at, said = LABELS + tick * scale, percent(tick, 0 if top >= 0.04 else 1) if percents else f"{tick:g}"
+        parts.append(
+            f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="2" y2="{base}"/>'
+            f'<text class="tick" x="{at:.1f}" y="{base + 16}" text-anchor="middle">{said}</text>'
+        )
     for number, bar in enumerate(bars):
         high, middle = number * ROW + 7, number * ROW + ROW / 2 + 4
-        parts.append(
-            f'<text x="0" y="{middle + 4:.1f}">{escape(bar.label)}</text>'
-            f'<rect class="track-bar" x="{LABELS}" y="{high}" width="{BARS - 12}" height="18" rx="4"/>'
-        )
+        parts.append(f'<text x="0" y="{middle + 4:.1f}">{escape(bar.label)}</text>')
         if bar.value is not None:
             length = max(bar.value * scale, 0.0)
-            parts.append(f'<rect class="column" x="{LABELS}" y="{high}" width="{length:.1f}" height="18" rx="4"/>')
+            parts.append(
+                f'<rect class="column" x="{LABELS}" y="{high}" width="{length:.1f}" height="18" rx="4"/>'
+            )
         if bar.reference is not None:
             at = LABELS + bar.reference * scale
             parts.append(
                 f'<line class="reference" x1="{at:.1f}" x2="{at:.1f}" y1="{high - 3}" y2="{high + 21}"/>'
             )
-        parts.append(f'<text class="figure" x="{LABELS + BARS}" y="{middle + 4:.1f}">{escape(bar.text)}</text>')
+        parts.append(
+            f'<text class="figure" x="{LABELS + BARS}" y="{middle + 4:.1f}">{escape(bar.text)}</text>'
+        )
     return Markup("".join([*parts, "</svg>"]))
 
 

@@ -70,9 +70,12 @@ def lead(quality: dict[str, Any]) -> str:
 
 def _cards(quality: dict[str, Any]) -> list[tuple[str, str, str]]:
     items = max(quality["items"], 1)
-    room = quality["room"]
     return [
-        ("Prefixes in use", count(quality["prefixes_in_use"]), f"{items / max(quality['prefixes_in_use'], 1):.1f} items each"),
+        (
+            "Prefixes in use",
+            count(quality["prefixes_in_use"]),
+            f"{items / max(quality['prefixes_in_use'], 1):.1f} items each",
+        ),
         (
             "Items alone on their prefix",
             percent(quality["unique_item_rate"]),
@@ -89,9 +92,9 @@ def _cards(quality: dict[str, Any]) -> list[tuple[str, str, str]]:
             "of the content and behaviour that the prefix loses",
         ),
         (
-            "Room on the prefixes in use",
-            count(room["in_use"]),
-            f"{count(quality['full_prefixes'])} prefixes are full; {count(room['in_all'])} free IDs in all",
+            "Room left",
+            count(quality["room"]["in_use"]),
+            f"items, on the prefixes in use; {count(quality['full_prefixes'])} of these are full",
         ),
     ]
 
@@ -111,6 +114,7 @@ def _plots(quality: dict[str, Any]) -> dict[str, Any]:
             ],
             caption="Perplexity of each level as a share of its size; the line is the share of codes in use",
             most=1.0,
+            percents=True,
         ),
         "reconstruction": bar_chart(
             [
@@ -129,6 +133,7 @@ def _plots(quality: dict[str, Any]) -> dict[str, Any]:
             quality["neighbour_agreement_by_depth"],
             quality["neighbour_agreement_by_depth_by_chance"],
             "Nearest neighbours in content that share the first codes",
+            most=1.0,
         ),
         "co_consumption": _agreement(
             quality["co_consumption"]["by_depth"],
@@ -192,12 +197,19 @@ def _room(prefixes_by_free: dict[str, int]) -> Markup:
     )
 
 
-def _agreement(measured: list[float | None], chance: list[float | None], caption: str) -> Markup:
+def _agreement(
+    measured: list[float | None], chance: list[float | None], caption: str, *, most: float | None = None
+) -> Markup:
     bars = [
-        Bar(f"Same first {_codes(depth)}" if depth > 1 else "Same first code", value, _against(value, expected), expected)
+        Bar(
+            f"Same first {_codes(depth)}" if depth > 1 else "Same first code",
+            value,
+            _against(value, expected),
+            expected,
+        )
         for depth, (value, expected) in enumerate(zip(measured, chance, strict=True), start=1)
     ]
-    return bar_chart(bars, caption=f"{caption}; the line is chance")
+    return bar_chart(bars, caption=f"{caption}; the line is chance", most=most, percents=True)
 
 
 def _against(value: float | None, chance: float | None) -> str:

@@ -43,7 +43,9 @@ def run(context: StepContext) -> None:
         publish(folder, bundles)
         record_served(context.workspace, context.dataset, facts.bundle_id)
         registry = MlflowRegistry(context.workspace, context.dataset)
-        version = registry.register(facts.bundle_id, str(bundles), metrics={**_headline(evidence), **_of_semantic_ids(context)})
+        version = registry.register(
+            facts.bundle_id, str(bundles), metrics={**_headline(evidence), **_of_semantic_ids(context)}
+        )
         answered = answer_requests(registry, machine, deployer)
         report = deployer.run()
         for request, change in answered:
@@ -88,4 +90,6 @@ def _headline(evidence: list[Evidence]) -> dict[str, float]:
 def _of_semantic_ids(context: StepContext) -> dict[str, float]:
     """The figures of the item map's last run: they go to the version's run in MLflow, beside the headline."""
     metrics = read_record(context.workspace, context.dataset, "item_map").get("metrics", {})
-    return {f"semantic_ids/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
+    return {
+        f"semantic_ids/{name}": value for name, value in metrics.items() if isinstance(value, int | float)
+    }

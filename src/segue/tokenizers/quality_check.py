@@ -15,9 +15,7 @@ def findings(quality: Mapping[str, Any], settings: SemanticIdSettings) -> list[d
     usage = quality["levels"][0]["usage"]
     found = []
     if alone < settings.least_unique_item_rate:
-        told = (
-            f"{alone:.1%} of the items have a prefix to themselves, less than {settings.least_unique_item_rate:.1%}"
-        )
+        told = f"{alone:.1%} of the items have a prefix to themselves, less than {settings.least_unique_item_rate:.1%}"
         found.append(_finding("unique_item_rate", alone, settings.least_unique_item_rate, told))
     if usage < settings.least_first_level_usage:
         told = f"{usage:.1%} of the first level's codes are in use, less than {settings.least_first_level_usage:.1%}"

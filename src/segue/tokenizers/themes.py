@@ -40,7 +40,7 @@ _WORD = re.compile(r"[^\W\d_]\w*(?:[-'’]\w+)*")  # no numbers: a year says lit
 _POSSESSIVE = re.compile(r"['’]s$")
 _SHORTEST = 2  # letters
 _SHARED_BY = 2  # items; what one item alone says is no theme of several
-_SHARE = 0.1  # of the items with a text; what fewer have in common is a coincidence in a large class
+_SHARE = 0.05  # of the items with a text; what fewer have in common is a coincidence in a large class
 
 Terms = list[list[str]]  # of each item, every term once
 
@@ -84,7 +84,7 @@ def item_terms(items: pl.DataFrame) -> tuple[Terms, dict[str, str]]:
 def class_themes(terms: Terms, groups: npt.NDArray[np.int64], words: int) -> list[Theme]:
     """The theme of each group 0 … G - 1, at most ``words`` long; ``groups`` [N] is each item's.
 
-    Terms that a tenth of the items have in common come first; where there is none, those of two items, and where the
+    Terms that a twentieth of the items have in common come first; where there is none, those of two items, and where the
     items share nothing, any. Ties go by the alphabet, so the themes are the same on every run.
     """
     import scipy.sparse
@@ -170,5 +170,3 @@ def _members(
 
 def _as_they_are(terms: list[str]) -> list[str]:
     return terms
-
-
