@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from segue.reporting.render import percent
 from segue.reporting.svg import nice_ticks
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 220, 46, 8, 14, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 220, 46, 8, 14, 44
 ROW, LABELS, FIGURES, BARS, AXIS = 32, 176, 196, 508, 24
 _MOST_COLUMNS = 400  # more would be thinner than a pixel: neighbours are averaged
 
@@ -99,8 +99,8 @@ def bar_chart(
             f'<text class="tick" x="{at:.1f}" y="{base + 16}" text-anchor="middle">{said}</text>'
         )
     for number, bar in enumerate(bars):
-        high, middle = number * ROW + 7, number * ROW + ROW / 2 + 4
-        parts.append(f'<text x="0" y="{middle + 4:.1f}">{escape(bar.label)}</text>')
+        high = number * ROW + 7
+        parts.append(f'<text x="0" y="{high + 14}">{escape(bar.label)}</text>')
         if bar.value is not None:
             length = max(bar.value * scale, 0.0)
             parts.append(
@@ -111,9 +111,7 @@ def bar_chart(
             parts.append(
                 f'<line class="reference" x1="{at:.1f}" x2="{at:.1f}" y1="{high - 3}" y2="{high + 21}"/>'
             )
-        parts.append(
-            f'<text class="figure" x="{LABELS + BARS}" y="{middle + 4:.1f}">{escape(bar.text)}</text>'
-        )
+        parts.append(f'<text class="figure" x="{LABELS + BARS}" y="{high + 14}">{escape(bar.text)}</text>')
     return Markup("".join([*parts, "</svg>"]))
 
 

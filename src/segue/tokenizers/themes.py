@@ -12,6 +12,7 @@ and numbers, and whole categories ("Film-Noir" is one term).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ _WORD = re.compile(r"[^\W\d_]\w*(?:[-'’]\w+)*")  # no numbers: a year says lit
 _POSSESSIVE = re.compile(r"['’]s$")
 _SHORTEST = 2  # letters
 _SHARED_BY = 2  # items; what one item alone says is no theme of several
-_SHARE = 0.05  # of the items with a text; what fewer have in common is a coincidence in a large class
+_SHARE = 0.05  # of the items with a text; what fewer share is a coincidence in a large class
 
 Terms = list[list[str]]  # of each item, every term once
 
@@ -84,8 +85,9 @@ def item_terms(items: pl.DataFrame) -> tuple[Terms, dict[str, str]]:
 def class_themes(terms: Terms, groups: npt.NDArray[np.int64], words: int) -> list[Theme]:
     """The theme of each group 0 … G - 1, at most ``words`` long; ``groups`` [N] is each item's.
 
-    Terms that a twentieth of the items have in common come first; where there is none, those of two items, and where the
-    items share nothing, any. Ties go by the alphabet, so the themes are the same on every run.
+    Of n items with a text, only terms count that a twentieth of them share, log2(n) and two of them at least; where
+    there is none, those of two items, and where the items share nothing, any. Ties go by the alphabet, so the themes
+    are the same on every run.
     """
     import scipy.sparse
     from sklearn.feature_extraction.text import CountVectorizer
@@ -110,7 +112,8 @@ def class_themes(terms: Terms, groups: npt.NDArray[np.int64], words: int) -> lis
     for group in range(count):
         low, high = int(by_class.indptr[group]), int(by_class.indptr[group + 1])
         columns, counts = by_class.indices[low:high], by_class.data[low:high]
-        for least in (max(_SHARED_BY, _SHARE * with_text[group]), _SHARED_BY):
+        texts = max(float(with_text[group]), 1.0)
+        for least in (max(_SHARED_BY, _SHARE * texts, math.log2(texts)), _SHARED_BY):
             if (counts >= least).any():
                 columns, counts = columns[counts >= least], counts[counts >= least]
                 break
