@@ -58,6 +58,17 @@ def _item_map(folder: Path) -> Reading:
     return codes.n_unique() == len(codes), told, {"prefixes_in_use": int(quality["prefixes_in_use"])}
 
 
+def _semantic_ids(folder: Path) -> Reading:
+    quality: Any = read_json(folder / "quality.json")
+    told = [finding["told"] for finding in quality["findings"]]
+    figures = {
+        "unique_item_rate": float(quality["unique_item_rate"]),
+        "first_level_usage": float(quality["levels"][0]["usage"]),
+        "excess_collisions": int(quality["excess_collisions"]),
+    }
+    return not told, "; ".join(told) or "every figure keeps to its threshold", figures
+
+
 def _serving(folder: Path) -> Reading:
     check: Any = read_json(folder / "check.json")
     bad = int(check["invalid_items"]) + int(check["seen_items"]) + int(check["errors"])
@@ -90,6 +101,12 @@ CHECKS: dict[str, Gate] = {
         _content,
     ),
     "item_map": Gate("collision_free", "No two active items share a semantic ID.", True, _item_map),
+    "semantic_id_report": Gate(
+        "semantic_id_quality",
+        "Items alone on their prefix, codes in use and collisions keep to the thresholds of `semantic_ids`.",
+        False,
+        _semantic_ids,
+    ),
     "serving_check": Gate("served_lists", "Every answered item is valid and unseen.", False, _serving),
     "pilot_decision": _GATE,
     "hybrid_decision": _GATE,

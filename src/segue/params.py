@@ -27,7 +27,7 @@ from segue.migration.settings import MigrationSettings
 from segue.ranking.settings import RuleSettings
 from segue.serving.settings import ServingSettings
 from segue.settings import Settings
-from segue.tokenizers.settings import DriftSettings, TokenizerSettings
+from segue.tokenizers.settings import DriftSettings, SemanticIdSettings, TokenizerSettings
 from segue.workspace import Workspace
 
 
@@ -39,6 +39,7 @@ class Params(Settings):
     splits: SplitSettings
     encoders: EncoderSettings
     tokenizer: TokenizerSettings
+    semantic_ids: SemanticIdSettings
     drift: DriftSettings
     cascade: CascadeSettings
     generative: GenerativeSettings

@@ -51,6 +51,7 @@ def test_the_summary_has_exactly_its_keys_and_says_no_change_the_second_time(
 
 def test_the_page_shows_where_it_stands_and_what_is_missing(gathered: Gathered, tmp_path: Path) -> None:
     (tmp_path / "evaluation.html").write_text("x")
+    (tmp_path / "semantic_ids.html").write_text("x")
     page = write_index_page(tmp_path, gathered, dataset="toy", title="Toys")
     parser = Wellformed()
     html = page.read_text(encoding="utf-8")
@@ -62,6 +63,7 @@ def test_the_page_shows_where_it_stands_and_what_is_missing(gathered: Gathered, 
     for words in ("latency p95 ms", "31.250", "only 12 test users", "nothing is kept yet", "Item-to-item CF"):
         assert words in text
     assert 'href="evaluation.html"' in html
+    assert 'href="semantic_ids.html"' in html
     assert "data_docs" not in html  # no link to what is not there
 
 

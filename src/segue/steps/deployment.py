@@ -15,7 +15,7 @@ from segue.migration.gates import gather, read_facts
 from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
 from segue.steps.registry import EVIDENCE_STEPS
-from segue.steps.runner import StepContext
+from segue.steps.runner import StepContext, read_record
 
 DECISIONS = ("refresh_decision", "pilot_decision", "hybrid_decision", "full_decision")
 HEADLINE = ("ndcg@10", "recall@10")  # shown beside the version in MLflow
@@ -43,7 +43,9 @@ def run(context: StepContext) -> None:
         publish(folder, bundles)
         record_served(context.workspace, context.dataset, facts.bundle_id)
         registry = MlflowRegistry(context.workspace, context.dataset)
-        version = registry.register(facts.bundle_id, str(bundles), metrics=_headline(evidence))
+        version = registry.register(
+            facts.bundle_id, str(bundles), metrics={**_headline(evidence), **_of_semantic_ids(context)}
+        )
         answered = answer_requests(registry, machine, deployer)
         report = deployer.run()
         for request, change in answered:
@@ -83,3 +85,11 @@ def _headline(evidence: list[Evidence]) -> dict[str, float]:
         if item.kind == "offline" and item.slice == "all" and not item.is_difference
         and item.metric in HEADLINE and item.estimate is not None
     }  # fmt: skip
+
+
+def _of_semantic_ids(context: StepContext) -> dict[str, float]:
+    """The figures of the item map's last run: they go to the version's run in MLflow, beside the headline."""
+    metrics = read_record(context.workspace, context.dataset, "item_map").get("metrics", {})
+    return {
+        f"semantic_ids/{name}": value for name, value in metrics.items() if isinstance(value, int | float)
+    }

@@ -8,7 +8,8 @@ from segue.steps.runner import StepContext
 from segue.tokenizers.codebook import Codebook
 from segue.tokenizers.embeddings import load_modalities
 from segue.tokenizers.item_map import ItemMap
-from segue.tokenizers.quality import codes_quality, plot_usage
+from segue.tokenizers.quality import codes_quality, plot_usage, quality_metrics
+from segue.tokenizers.room import room_report
 
 
 def run(context: StepContext) -> None:
@@ -40,6 +41,7 @@ def run(context: StepContext) -> None:
         neighbours=settings.neighbours,
         seed=settings.seed,
     )
+    quality["room"] = room_report(codebook, item_map)
     write_json(context.output / "quality.json", quality)
     plot = context.reports / "item_map_usage.png"
     plot_usage(item_map.codes[active], item_map.level_sizes, plot)
@@ -47,8 +49,7 @@ def run(context: StepContext) -> None:
     summary = item_map.summary()
     for name in ("item_map_id", "codebook_id", "revision", "items", "inserted", "retired"):
         context.metrics[name] = summary[name]
-    for name in ("unique_rate", "collisions", "full_prefixes", "largest_prefix", "neighbour_agreement"):
-        context.metrics[name] = quality[name]
+    context.metrics.update(quality_metrics(quality))
     context.progress(
         f"item map {summary['item_map_id']}: {summary['items']} items, {summary['inserted']} inserted now, "
         f"{summary['retired']} retired"

@@ -168,6 +168,14 @@ STEPS: tuple[Step, ...] = (
         keeps=("item_map",),
     ),
     Step(
+        name="semantic_id_report",
+        group="semantic_ids",
+        description="What the semantic IDs say: quality, the theme of each prefix, and a page to browse them.",
+        inputs=("splits", "sequences", "item_map"),
+        params=("data", "semantic_ids", "encoders"),
+        code=("tokenizers", "encoders.collaborative", "data.images", "data.sequences", "items", "schema"),
+    ),
+    Step(
         name="incumbent",
         group="cascade",
         description="Popularity, item-to-item, two-tower recall and a tuned SASRec, fitted on the training part.",
@@ -405,6 +413,7 @@ STEPS: tuple[Step, ...] = (
             "bundle",
             "bento",
             "item_map",
+            "semantic_id_report",
             "deployment",
         ),
         code=("reporting",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segue.reporting.evaluation_page import write_evaluation_page
 from segue.reporting.index_page import write_index_page
+from segue.reporting.semantic_ids_page import write_semantic_ids_page
 from segue.reporting.summary import SUMMARY_FILE, gather, write_summary
 from segue.steps.registry import STEPS
 from segue.steps.runner import StepContext, read_record
@@ -25,6 +26,13 @@ def run(context: StepContext) -> None:
         title=title,
         policy=context.params.migration.pilot,
         test_reads=gathered.test_reads,
+    )
+    write_semantic_ids_page(
+        context.reports,
+        context.inputs["semantic_id_report"],
+        dataset=context.dataset,
+        params=context.params,
+        workspace=context.workspace,
     )
     page = write_index_page(context.reports, gathered, dataset=context.dataset, title=title)
     context.record["page"] = str(page)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from segue.tokenizers.agreement import by_chance, neighbour_agreement_by_depth, prefix_groups
 from segue.tokenizers.codebook import Codebook
 from segue.tokenizers.placement import prefix_keys
 from segue.tokenizers.registry import Codes, load_tokenizer
 from segue.tokenizers.settings import TokenizerSettings
 
-MAX_QUERIES = 2000  # items whose neighbours are looked at; more are sampled (seeded)
-_CHUNK = 256
 _MIN_HELD_OUT = 10
 
 
@@ -24,30 +23,66 @@ def codes_quality(
 ) -> dict[str, Any]:
     """The report on ``codes``: prefixes [N, L - 1], or whole IDs [N, L], of fused vectors [N, d].
 
-    ``unique_rate``: different prefixes / items. ``collisions``: items that share their prefix with another.
-    ``levels``: codes in use, entropy in bits, perplexity, and perplexity / level size.
-    ``reconstruction_error``: Σ‖x − x̂‖² / Σ‖x‖². ``neighbour_agreement``: of an item's nearest items in
-    the fused space, the share with the same first code; ``by_chance`` is what random neighbours would give.
+    ``unique_rate``: different prefixes / items. ``unique_item_rate``: share of the items whose prefix is theirs
+    alone. ``collisions``: items that share their prefix with another. ``excess_collisions``: items − different
+    prefixes, those that only the last level tells from an item before them. ``levels``: codes in use and dead ones,
+    entropy in bits, perplexity, and perplexity / level size. ``reconstruction_error``: Σ‖x − x̂‖² / Σ‖x‖²;
+    ``by_depth``: after 1, 2, … codes (:func:`reconstruction_error_by_depth`). ``neighbour_agreement``: of an item's
+    nearest items in the fused space, the share with the same first code; ``by_depth``: with the same first 1, 2, …
+    codes; ``by_chance`` is what random neighbours would give.
     """
     prefixes = codes[:, : len(codebook.level_sizes) - 1]
     _, sizes = np.unique(prefix_keys(prefixes, codebook.level_sizes), return_counts=True)
     counts, occurrences = np.unique(sizes, return_counts=True)
     count = len(codes)
-    first = np.bincount(codes[:, 0]) / max(count, 1)
+    groups = prefix_groups(prefixes)
+    reconstructed = codebook.reconstruct(codes)
+    agreement = [_figure(one) for one in neighbour_agreement_by_depth(vectors, groups, neighbours, seed)]
+    chance = [_figure(one) for one in by_chance(groups)]
     return {
         "items": count,
         "unique_rate": _figure(len(sizes) / max(count, 1)),
+        "unique_item_rate": _figure(float((sizes == 1).sum()) / max(count, 1)),
         "collisions": int(sizes[sizes > 1].sum()),
+        "excess_collisions": count - len(sizes),
         "prefixes_in_use": len(sizes),
         "full_prefixes": int((sizes >= codebook.room_per_prefix).sum()),
         "largest_prefix": int(sizes.max(initial=0)),
         "items_per_prefix": {str(size): int(times) for size, times in zip(counts, occurrences, strict=True)},
         "levels": [_level(codes[:, level], codebook.level_sizes[level]) for level in range(codes.shape[1])],
-        "reconstruction_error": _figure(reconstruction_error(vectors, codebook.reconstruct(codes))),
+        "reconstruction_error": _figure(reconstruction_error(vectors, reconstructed)),
+        "reconstruction_error_by_depth": [
+            _figure(one) for one in reconstruction_error_by_depth(vectors, reconstructed, groups)
+        ],
         "neighbours": neighbours,
-        "neighbour_agreement": _figure(neighbour_agreement(vectors, codes[:, 0], neighbours, seed)),
-        "neighbour_agreement_by_chance": _figure(float((first**2).sum())),
+        "neighbour_agreement": agreement[0],
+        "neighbour_agreement_by_chance": chance[0],
+        "neighbour_agreement_by_depth": agreement,
+        "neighbour_agreement_by_depth_by_chance": chance,
     }
+
+
+def quality_metrics(quality: Mapping[str, Any]) -> dict[str, float]:
+    """The single figures of a report of :func:`codes_quality`, by name, for whoever lists metrics."""
+    names = (
+        "unique_rate",
+        "unique_item_rate",
+        "collisions",
+        "excess_collisions",
+        "full_prefixes",
+        "largest_prefix",
+        "reconstruction_error",
+        "neighbour_agreement",
+        "neighbour_agreement_by_chance",
+    )
+    metrics = {name: quality[name] for name in names}
+    for number, level in enumerate(quality["levels"], start=1):
+        for name in ("usage", "entropy_bits", "perplexity", "dead"):
+            metrics[f"level_{number}_{name}"] = level[name]
+    for name in ("reconstruction_error", "neighbour_agreement"):
+        for depth, value in enumerate(quality[f"{name}_by_depth"], start=1):
+            metrics[f"{name}_depth_{depth}"] = value
+    return metrics
 
 
 def reconstruction_error(vectors: npt.NDArray[np.float32], reconstructed: npt.NDArray[np.float64]) -> float:
@@ -57,6 +92,27 @@ def reconstruction_error(vectors: npt.NDArray[np.float32], reconstructed: npt.ND
     wide = vectors.astype(np.float64)
     spread = float((wide**2).sum())
     return float(((wide - reconstructed) ** 2).sum()) / spread if spread > 0 else 0.0
+
+
+def reconstruction_error_by_depth(
+    vectors: npt.NDArray[np.float32],
+    reconstructed: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.int64],
+) -> list[float]:
+    """The reconstruction error after the first 1, 2, … P codes, of ``groups`` [N, P] as :func:`prefix_groups` makes
+    them: the first d codes stand for the mean reconstruction of the items that begin with them.
+
+    That is a definition for every tokenizer, whether its levels add up (residual k-means) or stand side by side
+    (product quantization); with all P codes it is :func:`reconstruction_error`.
+    """
+    errors = []
+    for depth in range(groups.shape[1]):
+        of_item = groups[:, depth]
+        sizes = np.bincount(of_item)
+        means = np.zeros((len(sizes), reconstructed.shape[1]))
+        np.add.at(means, of_item, reconstructed)
+        errors.append(reconstruction_error(vectors, (means / np.maximum(sizes, 1)[:, None])[of_item]))
+    return errors
 
 
 def heldout_error(vectors: npt.NDArray[np.float32], settings: TokenizerSettings) -> float | None:
@@ -78,23 +134,7 @@ def neighbour_agreement(
 ) -> float:
     """Mean share of the ``neighbours`` nearest other items (Euclidean, exact) that share the item's first
     code."""
-    count = len(vectors)
-    k = min(neighbours, count - 1)
-    if k < 1:
-        return 0.0
-    queries = np.arange(count)
-    if count > MAX_QUERIES:
-        queries = np.sort(np.random.default_rng(seed).choice(count, MAX_QUERIES, replace=False))
-    wide = vectors.astype(np.float64)
-    norms = (wide**2).sum(axis=1)
-    shares = []
-    for low in range(0, len(queries), _CHUNK):
-        rows = queries[low : low + _CHUNK]
-        squared = norms[None, :] - 2.0 * wide[rows] @ wide.T
-        squared[np.arange(len(rows)), rows] = np.inf
-        nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
-        shares.append((first_codes[nearest] == first_codes[rows][:, None]).mean(axis=1))
-    return float(np.concatenate(shares).mean())
+    return neighbour_agreement_by_depth(vectors, first_codes[:, None], neighbours, seed)[0]
 
 
 def plot_usage(codes: Codes, level_sizes: Sequence[int], path: Path) -> None:
@@ -121,6 +161,7 @@ def _level(codes: npt.NDArray[np.int64], size: int) -> dict[str, Any]:
     return {
         "size": size,
         "in_use": int((usage > 0).sum()),
+        "dead": int((usage == 0).sum()),
         "usage": _figure(float((usage > 0).mean())),
         "entropy_bits": _figure(entropy),
         "perplexity": _figure(2.0**entropy),

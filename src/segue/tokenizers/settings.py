@@ -120,3 +120,15 @@ class DriftSettings(Settings):
     max_distance_ratio: float = 1.5  # reconstruction error of inserted items over that of held-out ones
     max_full_prefix_share: float = 0.5  # of the prefixes in use: above it, a new codebook
     min_inserted_items: int = 20  # fewer inserted items than this say nothing about the codebook
+
+
+class SemanticIdSettings(Settings):
+    """The report on the semantic IDs: what it shows, and what it warns of."""
+
+    theme_words: int = Field(6, ge=1)  # keywords of a prefix
+    examples: int = Field(3, ge=0)  # items shown of a prefix, the most popular ones of the training part
+    page_prefixes: int = Field(1500, ge=1)  # on the page; all are in themes.parquet
+    thumbnails: int = Field(60, ge=0)  # pictures on the page
+    least_unique_item_rate: float = Field(0.1, ge=0, le=1)  # items alone on their prefix / items
+    least_first_level_usage: float = Field(0.5, ge=0, le=1)  # codes in use on the first level / its size
+    most_excess_collision_rate: float = Field(0.75, ge=0, le=1)  # (items - prefixes in use) / items
