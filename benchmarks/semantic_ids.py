@@ -1,0 +1,484 @@
+"""What semantic IDs are worth downstream: ``python -m benchmarks.semantic_ids --dataset D --vary modalities``.
+
+One generative model, one budget, several codebooks. For each variant and seed: codebook, item map, training on the training
+part, fusion weight chosen on validation, and NDCG@10 of the list that would be served on the test part (full ranking, seen
+items filtered). Test is read once a variant and seed, and nothing is chosen by it. ``--vary modalities`` leaves modalities
+out, ``--vary tokenizers`` changes the quantizer, ``--vary insertion`` withholds a seeded 5 % of the items with all their
+events from everything that is fitted, inserts them afterwards, and asks for them.
+
+The steps up to the embeddings must have run for the dataset (``segue run``, or ``segue step`` one by one). Finished runs
+are kept under ``state/`` and not repeated, so a stopped benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks import harness
+from segue.artifacts import read_json, write_json
+from segue.canonical import sha256_of
+from segue.data.sequences import Sequences
+from segue.encoders.collaborative import collaborative_vectors, consumed_together
+from segue.evaluation.bootstrap import mean_intervals
+from segue.evaluation.metrics import ndcg, recall, relevance
+from segue.evaluation.protocol import build_cases, evaluate_path
+from segue.generative.path import GenerativePath
+from segue.generative.settings import GenerativeSettings
+from segue.generative.training import choose_fusion, train
+from segue.items import Items, ItemVectors
+from segue.params import Params, load_params
+from segue.paths import ListRules, Request
+from segue.protocols import BoundItems
+from segue.schema import UserGroup
+from segue.tokenizers.codebook import Codebook, EncoderIdentity
+from segue.tokenizers.embeddings import load_modalities
+from segue.tokenizers.fusion import select
+from segue.tokenizers.item_map import ItemMap
+from segue.tokenizers.quality import codes_quality
+from segue.tokenizers.settings import TokenizerSettings
+from segue.workspace import Workspace
+
+K = 10
+SEED = 17  # of what is withheld, and of the bootstrap
+WITHHELD = 0.05
+LEAST_EVENTS = 5  # of an item that is withheld: rarer ones would hardly be asked for
+SAMPLES = 2000
+EMBEDDINGS = tuple(f"{name}_embeddings" for name in ("text", "image", "attribute", "collaborative"))
+
+MODALITIES: dict[str, dict[str, Any]] = {
+    "all": {},
+    "text": {"modality_weights": {"text": 1.0}},
+    "image": {"modality_weights": {"image": 1.0}},
+    "collaborative": {"modality_weights": {"collaborative": 1.0}},
+    "all but images": {"modality_weights": {"text": 1.0, "attribute": 1.0, "collaborative": 2.0}},
+    "all, contrastive": {"fusion": "contrastive"},
+}
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "residual_kmeans": {},
+    "balanced_residual_kmeans": {"name": "balanced_residual_kmeans"},
+    "rqvae": {"name": "rqvae"},
+    "product_quantization": {"name": "product_quantization"},
+}
+INSERTION: dict[str, dict[str, Any]] = {"concat_pca": {}, "contrastive": {"fusion": "contrastive"}}
+VARIANTS = {"modalities": MODALITIES, "tokenizers": TOKENIZERS, "insertion": INSERTION}
+
+
+@dataclass(frozen=True)
+class World:
+    """What every variant shares."""
+
+    params: Params
+    items: Items
+    regular: Sequences
+    modalities: dict[str, ItemVectors]
+    encoders: dict[str, EncoderIdentity]
+    generative: GenerativeSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--vary", choices=sorted(VARIANTS), required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument(
+        "--levels", type=int, nargs="+", default=None, help="level sizes, the last disambiguates"
+    )
+    parser.add_argument("--only", nargs="+", default=None, help="some of the variants")
+    arguments = parser.parse_args()
+    workspace = Workspace.find()
+    world = load(workspace, arguments.dataset, arguments.epochs)
+    runs = workspace.state(arguments.dataset) / "benchmarks" / "semantic_ids"
+    torch.set_num_threads(world.generative.threads)
+    play = insertion if arguments.vary == "insertion" else downstream
+    found: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(1, arguments.seeds + 1):
+        for variant, changes in VARIANTS[arguments.vary].items():
+            if arguments.only and variant not in arguments.only:
+                continue
+            if "level_sizes" not in changes and arguments.levels:
+                changes = {**changes, "level_sizes": arguments.levels}
+            found.setdefault(variant, []).append(
+                once(runs, arguments.vary, variant, changes, seed, world, play)
+            )
+    rows = insertion_rows(found) if arguments.vary == "insertion" else downstream_rows(found)
+    for row in rows:
+        row["dataset"] = arguments.dataset
+    columns = ["dataset", *(name for name in rows[0] if name != "dataset")]
+    path = harness.write(
+        f"semantic_ids_{arguments.vary}_{arguments.dataset}".replace("-", "_"),
+        __doc__.split("\n\n")[1].replace("\n", " "),
+        columns,
+        rows,
+        notes=[
+            f"{arguments.seeds} seeds (of quantizer and model); intervals are user-level bootstrap intervals of the mean over "
+            "the seeds; differences are paired by user",
+            f"house model, {arguments.epochs} epochs, no tuning; settings otherwise those of params.yaml and the profile",
+            *(
+                [
+                    f"{WITHHELD:.0%} of the items with at least {LEAST_EVENTS} events, drawn with seed {SEED}, withheld with "
+                    "all their events; a user's last event on one is a target, what came before (withheld items left out) the "
+                    "history; popularity and item-to-item know nothing of a new item, so theirs is 0 by construction; "
+                    "content-kNN ranks by the cosine of text, picture and attribute vectors with the mean of the history's"
+                ]
+                if arguments.vary == "insertion"
+                else []
+            ),
+        ],
+        arguments=sys.argv[1:],
+    )
+    print(f"wrote {path}")
+
+
+def load(workspace: Workspace, dataset: str, epochs: int) -> World:
+    params = load_params(workspace, dataset)
+    items = Items.load(workspace.step(dataset, "splits"))
+    modalities, encoders = load_modalities(
+        {name: workspace.step(dataset, name) for name in EMBEDDINGS}, items
+    )
+    return World(
+        params=params,
+        items=items,
+        regular=Sequences.load(workspace.step(dataset, "sequences") / UserGroup.REGULAR.value),
+        modalities={name: each for name, each in modalities.items() if each.present.any()},
+        encoders=encoders,
+        generative=params.generative.model_copy(update={"epochs": epochs}),
+    )
+
+
+def once(
+    runs: Path,
+    vary: str,
+    variant: str,
+    changes: Mapping[str, Any],
+    seed: int,
+    world: World,
+    play: Callable[[World, TokenizerSettings, GenerativeSettings, Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """The run's record: of this very configuration from before, or made now."""
+    tokenizer = TokenizerSettings.model_validate(
+        {**world.params.tokenizer.model_dump(), **changes, "seed": seed}
+    )
+    generative = world.generative.model_copy(update={"seed": seed})
+    key = sha256_of(
+        [vary, tokenizer.model_dump(mode="json"), generative.model_dump(mode="json"), world.items.ids]
+    )
+    folder = runs / key[:16]
+    if (folder / "record.json").is_file():
+        record = read_json(folder / "record.json")
+        assert isinstance(record, dict)
+        return record
+    print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
+    record = play(world, tokenizer, generative, folder)
+    write_json(folder / "record.json", record)
+    return record
+
+
+def downstream(
+    world: World, tokenizer: TokenizerSettings, generative: GenerativeSettings, folder: Path
+) -> dict[str, Any]:
+    """Fit, train, and read the test part."""
+    training = world.regular.training_part()
+    codebook = Codebook.fit(
+        wanted(world.modalities, tokenizer),
+        world.encoders,
+        tokenizer,
+        pairs(training, len(world.items), tokenizer),
+    )
+    vectors, present = codebook.fuse(world.modalities)
+    item_map = ItemMap.build(codebook, world.items.ids, vectors, present)
+    quality = codes_quality(codebook, vectors, item_map.codes, neighbours=K, seed=tokenizer.seed)
+    bound = bind(item_map)
+    path, facts = fitted(world, training, world.regular, bound, generative, folder)
+    cases = build_cases({UserGroup.REGULAR: world.regular}, "test")
+    answers = evaluate_path(path, cases, ListRules(filter_seen=world.params.rules.filter_seen), K, 256)
+    hit, counts = relevance(answers.lists, cases.targets)
+    beam = np.isin(answers.sources, [i for i, name in enumerate(answers.source_names) if "beam" in name])
+    return {
+        **facts,
+        "ndcg": ndcg(hit, counts, K).tolist(),
+        "recall": recall(hit, counts, K).tolist(),
+        "beam_share": float(beam.mean()),
+        **{
+            name: quality[name]
+            for name in ("unique_rate", "unique_item_rate", "excess_collisions", "reconstruction_error")
+        },
+        "usage": [level["usage"] for level in quality["levels"]],
+        "faiss_residual_quantizer": faiss_codes(vectors, tokenizer),
+    }
+
+
+def insertion(
+    world: World, tokenizer: TokenizerSettings, generative: GenerativeSettings, folder: Path
+) -> dict[str, Any]:
+    """Withhold, fit and train without, insert, and ask for what was inserted."""
+    events = np.bincount(np.asarray(world.regular.items), minlength=len(world.items))
+    common = np.flatnonzero(events >= LEAST_EVENTS)
+    withheld = np.sort(
+        np.random.default_rng(SEED).choice(common, size=round(WITHHELD * len(common)), replace=False)
+    )
+    is_withheld = np.zeros(len(world.items), dtype=bool)
+    is_withheld[withheld] = True
+    seen = np.flatnonzero(~is_withheld)
+    known = without(world.regular, is_withheld)
+    training = known.training_part()
+    encoders = world.params.encoders
+    values, present = collaborative_vectors(
+        training,
+        len(world.items),
+        dimensions=encoders.collaborative_dimensions,
+        window=encoders.collaborative_window,
+        shift=encoders.collaborative_shift,
+        seed=encoders.seed,
+    )
+    modalities = {
+        **world.modalities,
+        "collaborative": ItemVectors(vectors=values, present=present, item_ids=world.items.ids),
+    }
+    together = pairs(training, len(world.items), tokenizer)
+    place = np.full(len(world.items), -1, dtype=np.int64)
+    place[seen] = np.arange(len(seen))
+    codebook = Codebook.fit(
+        {name: select(each, seen) for name, each in modalities.items()},
+        world.encoders,
+        tokenizer,
+        None if together is None else place[together],
+    )
+    vectors, present = codebook.fuse(modalities)
+    ids = world.items.ids
+    before = ItemMap.build(codebook, [ids[row] for row in seen], vectors[seen], present[seen])
+    grown = before.insert(codebook, [ids[row] for row in withheld], vectors[withheld], present[withheld])
+    item_map = grown.align(world.items)
+    # Trained on the map without them: rows that are not active, and that no event names, teach nothing.
+    bound = bind(item_map)
+    path, facts = fitted(
+        world, training, known, replace(bound, active=torch.from_numpy(~is_withheld)), generative, folder
+    )
+    path.model.bind(bound)
+    served = GenerativePath(
+        path.model,
+        bound,
+        dense_weight=path.dense_weight,
+        beam_width=path.beam_width,
+        dense_candidates=path.dense_candidates,
+        max_length=path.max_length,
+    )
+    requests, targets = withheld_requests(world.regular, is_withheld)
+    lists = served.recommend(requests, K, ListRules(filter_seen=True))
+    content = content_knn(world, requests)
+    return {
+        **facts,
+        "withheld": len(withheld),
+        "targets": len(targets),
+        "generative": [float(target in found.items) for target, found in zip(targets, lists, strict=True)],
+        "content_knn": [float(target in found) for target, found in zip(targets, content, strict=True)],
+        "share_of_lists": float(np.mean([is_withheld[found.items].mean() for found in lists])),
+    }
+
+
+def fitted(
+    world: World,
+    training: Sequences,
+    known: Sequences,
+    bound: BoundItems,
+    generative: GenerativeSettings,
+    folder: Path,
+) -> tuple[GenerativePath, dict[str, Any]]:
+    """The trained model as a path, its fusion weight chosen on validation."""
+    began = time.monotonic()
+    trained = train(
+        training,
+        bound,
+        generative,
+        validation=known,
+        checkpoints=folder / "checkpoints",
+        progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+    )
+    weight, values = choose_fusion(trained.model, bound, known, world.params.decoding)
+    path = GenerativePath(
+        trained.model,
+        bound,
+        dense_weight=weight,
+        beam_width=world.params.decoding.beam_width,
+        dense_candidates=world.params.decoding.dense_candidates,
+        max_length=trained.model.max_length,
+    )
+    return path, {
+        "train_seconds": time.monotonic() - began,
+        "best_epoch": trained.result.best_epoch,
+        "dense_weight": weight,
+        "validation": values[weight],
+    }
+
+
+def wanted(modalities: Mapping[str, ItemVectors], settings: TokenizerSettings) -> dict[str, ItemVectors]:
+    return {name: each for name, each in modalities.items() if settings.modality_weights.get(name)}
+
+
+def pairs(training: Sequences, items: int, settings: TokenizerSettings) -> npt.NDArray[np.int64] | None:
+    if settings.fusion != "contrastive":
+        return None
+    return consumed_together(
+        training,
+        items,
+        window=settings.alignment.window,
+        count=settings.alignment.pairs,
+        seed=settings.seed,
+    )
+
+
+def bind(item_map: ItemMap) -> BoundItems:
+    return BoundItems(
+        codebook_id=item_map.codebook_id,
+        level_sizes=item_map.level_sizes,
+        codes=torch.from_numpy(item_map.codes),
+        vectors=torch.from_numpy(item_map.vectors),
+        present=torch.from_numpy(item_map.present),
+        active=torch.ones(len(item_map.item_ids), dtype=torch.bool),
+    )
+
+
+def faiss_codes(vectors: npt.NDArray[np.float32], settings: TokenizerSettings) -> dict[str, float] | None:
+    """Error and excess collisions of ``faiss.ResidualQuantizer`` on the same vectors, where sizes are powers of 2."""
+    import faiss
+
+    sizes = settings.level_sizes[:-1]
+    if any(size & (size - 1) for size in sizes) or len(vectors) < max(sizes):
+        return None
+    quantizer = faiss.ResidualQuantizer(vectors.shape[1], np.log2(sizes).astype(np.uint64))
+    quantizer.train(vectors)
+    codes = quantizer.compute_codes(vectors)
+    error = ((vectors - quantizer.decode(codes)) ** 2).sum() / ((vectors - vectors.mean(axis=0)) ** 2).sum()
+    return {
+        "reconstruction_error": float(error),
+        "excess_collisions": len(codes) - len(np.unique(codes, axis=0)),
+    }
+
+
+def without(sequences: Sequences, dropped: npt.NDArray[np.bool_]) -> Sequences:
+    """The sequences without the events of some items; a user's last two events are validation and test again."""
+    kept = ~dropped[np.asarray(sequences.items)]
+    owner = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
+    lengths = np.bincount(owner[kept], minlength=len(sequences))
+    return Sequences(
+        items=np.asarray(sequences.items)[kept],
+        timestamps=np.asarray(sequences.timestamps)[kept],
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        validation_at=np.where(lengths >= 3, lengths - 2, -1).astype(np.int32),
+        test_at=np.where(lengths >= 3, lengths - 1, -1).astype(np.int32),
+        user_ids=sequences.user_ids,
+    )
+
+
+def withheld_requests(
+    sequences: Sequences, is_withheld: npt.NDArray[np.bool_]
+) -> tuple[list[Request], list[int]]:
+    """For every user with an event on a withheld item after a known one: the history before the last such event."""
+    requests, targets = [], []
+    for user in range(len(sequences)):
+        events, times = (np.asarray(part, dtype=np.int64) for part in sequences.user(user))
+        hits = np.flatnonzero(is_withheld[events])
+        if not len(hits):
+            continue
+        history = np.flatnonzero(~is_withheld[events[: hits[-1]]])
+        if len(history):
+            requests.append(Request(history=events[history], timestamps=times[history]))
+            targets.append(int(events[hits[-1]]))
+    return requests, targets
+
+
+def content_knn(world: World, requests: list[Request]) -> list[npt.NDArray[np.int64]]:
+    """[U] lists of K: nearest in content to the mean of the history, seen items hidden."""
+    parts = []
+    for name, each in world.modalities.items():
+        if name != "collaborative":
+            lengths = np.maximum(np.linalg.norm(each.vectors, axis=1, keepdims=True), 1e-12)
+            parts.append(each.vectors / lengths)
+    content = np.concatenate(parts, axis=1)
+    found = []
+    for request in requests:
+        scores = content @ content[request.history].mean(axis=0)
+        scores[request.history] = -np.inf
+        found.append(np.argsort(-scores, kind="stable")[:K])
+    return found
+
+
+def downstream_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    first = next(iter(found))
+    base = np.mean([run["ndcg"] for run in found[first]], axis=0)
+    rows = []
+    for variant, records in found.items():
+        gain = np.mean([run["ndcg"] for run in records], axis=0)
+        hits = np.mean([run["recall"] for run in records], axis=0)
+        value, share, difference = mean_intervals(
+            np.vstack([gain, hits, gain - base]), samples=SAMPLES, confidence=0.95, seed=SEED
+        )
+        faiss_of = [run["faiss_residual_quantizer"] for run in records if run["faiss_residual_quantizer"]]
+        rows.append(
+            {
+                "variant": variant,
+                "seeds": len(records),
+                "ndcg@10": interval(value),
+                "recall@10": interval(share),
+                f"ndcg@10 minus {first}": None if variant == first else interval(difference),
+                "beam_share": mean(records, "beam_share"),
+                "unique_rate": mean(records, "unique_rate"),
+                "usage": ", ".join(
+                    f"{share:.0%}" for share in np.mean([run["usage"] for run in records], axis=0)
+                ),
+                "excess_collisions": mean(records, "excess_collisions"),
+                "error": mean(records, "reconstruction_error"),
+                "faiss RQ excess_collisions": mean(faiss_of, "excess_collisions") if faiss_of else None,
+                "faiss RQ error": mean(faiss_of, "reconstruction_error") if faiss_of else None,
+                "train_seconds": mean(records, "train_seconds"),
+            }
+        )
+    return rows
+
+
+def insertion_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    rows = []
+    for variant, records in found.items():
+        values = np.vstack(
+            [np.mean([run[name] for run in records], axis=0) for name in ("generative", "content_knn")]
+        )
+        model, content, difference = mean_intervals(
+            np.vstack([values, values[0] - values[1]]), samples=SAMPLES, confidence=0.95, seed=SEED
+        )
+        rows.append(
+            {
+                "fusion": variant,
+                "seeds": len(records),
+                "withheld": records[0]["withheld"],
+                "targets": records[0]["targets"],
+                "recall@10 generative": interval(model),
+                "recall@10 content_knn": interval(content),
+                "difference": interval(difference),
+                "recall@10 popularity": 0.0,
+                "share_of_lists": mean(records, "share_of_lists"),
+                "train_seconds": mean(records, "train_seconds"),
+            }
+        )
+    return rows
+
+
+def mean(records: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([run[name] for run in records]))
+
+
+def interval(value: Any) -> str:
+    return f"{value.estimate:.4f} [{value.low:.4f}, {value.high:.4f}]"
+
+
+if __name__ == "__main__":
+    main()
