@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,3 +12,26 @@ class Settings(BaseModel):
     """A section of ``params.yaml``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retired: ClassVar[frozenset[str]] = frozenset()  # keys that earlier versions had and wrote beside a model
+
+    @classmethod
+    def stored(cls, value: Mapping[str, Any]) -> Self:
+        """Settings as a version of Segue, this or an earlier one, wrote them beside a model or into a bundle.
+
+        What serves must go on serving after an upgrade, so retired keys are dropped here; in ``params.yaml`` they
+        are refused, like any unknown key. Raises pydantic's ValidationError.
+        """
+        return cls.model_validate(_without_retired(cls, value))
+
+
+def _without_retired(model: type[Settings], value: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, each in value.items():
+        if name in model.retired:
+            continue
+        field = model.model_fields.get(name)
+        inner = None if field is None else field.annotation
+        nested = isinstance(inner, type) and issubclass(inner, Settings) and isinstance(each, Mapping)
+        kept[name] = _without_retired(inner, each) if nested else each  # type: ignore[arg-type]  # seen above
+    return kept

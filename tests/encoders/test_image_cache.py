@@ -49,6 +49,22 @@ def same(one: dict[str, Picture], other: dict[str, Picture]) -> bool:
     )
 
 
+def test_a_file_that_is_replaced_while_it_is_encoded_poisons_nothing(tmp_path: Path) -> None:
+    wanted = files(tmp_path, 4)
+
+    class Replacing(Miniature):
+        def encode(self, images, progress=None):  # type: ignore[no-untyped-def]
+            put(tmp_path / "1.png", drawn(77))
+            return super().encode(images, progress)
+
+    with pytest.raises(DataError, match=r"1\.png changed since it was ingested"):
+        encode(Replacing(), wanted, tmp_path / "cache")
+    put(tmp_path / "1.png", drawn(1))
+    again, _ = encode(Miniature(), wanted, tmp_path / "cache")
+    fresh, _ = encode(Miniature(), wanted, tmp_path / "other")
+    assert same(again, fresh)
+
+
 def test_a_content_is_opened_once(tmp_path: Path) -> None:
     wanted = files(tmp_path)
     first, second = Miniature(), Miniature()

@@ -98,7 +98,13 @@ def test_the_steps_end_in_a_path_and_repeat_themselves(line: Line) -> None:
     contexts = [line.run(name) for name in STEPS]
     assert len(contexts[0].record["mlflow"]["trials"]) == 2
     first = [hash_files(context.output) for context in contexts]
-    assert set(first[1]) == {"model.safetensors", "config.json", "fusion.json", "training.json"}
+    assert set(first[1]) == {
+        "model.safetensors",
+        "config.json",
+        "fusion.json",
+        "trained_on.json",
+        "training.json",
+    }
 
     # The very training of the best trial; training again gives the same weights.
     training = read_json(contexts[1].output / "training.json")

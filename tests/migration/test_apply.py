@@ -147,6 +147,26 @@ def test_another_incumbent_is_told_and_begins_as_a_canary(moves: StateMachine) -
     assert deployer(moves, stranger, body(stranger)).run().message.startswith("no change")
 
 
+def test_an_incumbent_that_was_abandoned_does_not_come_back_in_the_next_bundle(moves: StateMachine) -> None:
+    found = [evidence(estimate=0.0, low=-0.02, high=0.02)]
+    first, second = bundle("S", incumbent="incumbent-2"), bundle("S2", incumbent="incumbent-2")
+    deployer(moves, first, [*found, serving("S")]).run()
+    current = moves.state.current
+    assert current is not None
+    assert current.canary is not None
+    moves.abandon(actor="ann", reason="clicks fell")
+    report = deployer(moves, second, [*found, serving("S2")]).run()
+    assert any("was left by revision" in line for line in report.lines)
+    current = moves.state.current
+    assert current is not None
+    assert current.canary is None
+    third = bundle("T", incumbent="incumbent-3")
+    deployer(moves, third, [*found, serving("T")]).run()
+    current = moves.state.current
+    assert current is not None
+    assert current.canary is not None
+
+
 @pytest.mark.parametrize("automatic", [True, False])
 def test_another_incumbent_that_serves_wrongly_or_waits_begins_nothing(
     tmp_path: Path, automatic: bool

@@ -23,6 +23,7 @@ C = bundle("C", model="M2")  # new weights, the same recipe
 D = bundle("D", model="M3", recipe="R2")
 S = bundle("S", incumbent="incumbent-2")
 S2 = bundle("S2", incumbent="incumbent-2")
+S3 = bundle("S3", incumbent="incumbent-3")
 
 
 def arms(change: Change) -> list[tuple[str, str, str, float]]:
@@ -172,7 +173,7 @@ def test_rolling_back_again_goes_further_back(moves: StateMachine) -> None:
     moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
     moves.refresh(decision(Target.REFRESH_RETRAIN, C), C)
     names = [moves.rollback(actor="ann", reason="worse").deployment for _ in range(3)]
-    assert [document.arms[0].bundle for document in names if document] == ["B2", "B", "B"]
+    assert [document.arms[0].bundle for document in names if document] == ["B2", "B", "A"]
     assert [document.restores for document in names if document] == [3, 2, 1]
     assert names[-1] is not None
     assert names[-1].stage is Stage.CASCADE
@@ -252,7 +253,8 @@ def test_a_canary_of_an_incumbent_that_is_given_up_leaves_nothing_behind(moves: 
     again = moves.canary(promote(Target.CANARY_INCUMBENT, S, "measured again"), S)
     assert "was left by revision 5" in again.message
     # A rollback while it runs does the same.
-    moves.canary(decision(Target.CANARY_INCUMBENT, S2), S2)
+    assert "was left by revision 5" in moves.canary(decision(Target.CANARY_INCUMBENT, S2), S2).message
+    moves.canary(decision(Target.CANARY_INCUMBENT, S3), S3)
     back = moves.rollback(actor="ann", reason="clicks fell").deployment
     assert back is not None
     assert back.bundles == ("A", "B")

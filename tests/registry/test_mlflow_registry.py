@@ -33,6 +33,8 @@ DECISIONS = ("refresh_decision", "pilot_decision", "hybrid_decision", "full_deci
 class Place:
     """A workspace with finished artifacts up to the decisions."""
 
+    contender_saw = "s"  # the sequences that it was trained on; the incumbent saw "s"
+
     def __init__(self, root: Path, world: Path) -> None:
         self.workspace = Workspace(root)
         params = yaml.safe_load((root / "params.yaml").read_text())
@@ -54,7 +56,13 @@ class Place:
 
     def measured(self, *offline: Evidence) -> None:
         """Write the evidence and make the decisions anew."""
-        self.put("offline_evaluation", lambda folder: write_evidence(folder / "evidence.json", offline))
+
+        def evaluated(folder: Path) -> None:
+            write_evidence(folder / "evidence.json", offline)
+            trained_on = {"incumbent": "s", "generative_model": self.contender_saw}
+            (folder / "protocol.json").write_text(json.dumps({"trained_on": trained_on}))
+
+        self.put("offline_evaluation", evaluated)
         checked = serving(self.manifest.bundle_id)
         self.put("refit_check", lambda folder: write_evidence(folder / "evidence.json", []))
         self.put("serving_check", lambda folder: write_evidence(folder / "evidence.json", [checked]))
@@ -169,3 +177,15 @@ def test_nothing_is_deployed_on_decisions_of_other_evidence(place: Place) -> Non
     with pytest.raises(ArtifactError, match="run the decision's step again"):
         place.run("deployment")
     assert place.stage is Stage.CASCADE
+
+
+def test_a_contender_that_saw_newer_events_than_the_incumbent_enters_no_pilot(place: Place) -> None:
+    fair = evidence(recipe_a=place.manifest.recipe)
+    place.measured(fair)
+    decided = place.workspace.step(DATASET, "pilot_decision") / "decision.json"
+    assert json.loads(decided.read_text())["outcome"] == "PROMOTE"
+    place.contender_saw = "newer"
+    place.measured(fair)
+    held = json.loads(decided.read_text())
+    assert held["outcome"] == "HOLD"
+    assert "not trained on the same events" in held["reasons"][0]

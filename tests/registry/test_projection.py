@@ -65,7 +65,7 @@ def test_the_aliases_are_the_ledgers(moves: StateMachine, shelf: Shelf) -> None:
     assert not project(shelf, moves)
     moves.rollback(actor="ann", reason="x")
     project(shelf, moves)
-    assert shelf.shown == {"champion": "B", "previous_champion": "A", "challenger": "B"}
+    assert shelf.shown == {"champion": "A", "previous_champion": "B", "challenger": "B"}
 
 
 def test_an_alias_moved_past_a_failing_gate_is_put_back_with_the_reason(

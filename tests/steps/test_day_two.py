@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -205,13 +206,10 @@ def test_the_splits_that_are_kept_are_those_of_the_weights(workspace: Workspace)
     fourth = day(4, kept=False)
     assert served(workspace, "bundle-4")["splits"] == fourth
     # Splits that nobody has any more cannot be compared with, and others must not stand in for them.
-    artifact(workspace, "splits", 5)
-    artifact(
-        workspace,
-        "generative_model",
-        5,
-        {"base": sha256_of({"generative_model": None}), "splits": "0" * 64},
-    )
+    shutil.rmtree(workspace.kept(DATASET) / "splits" / fourth)
+    kept = {"generative_model": read_base(workspace, DATASET)["generative_model"]}
+    splits = artifact(workspace, "splits", 5)
+    artifact(workspace, "generative_model", 4, {"base": sha256_of(kept), "splits": splits})
     record_served(workspace, DATASET, "bundle-5")
     assert "splits" not in served(workspace, "bundle-5")
 
@@ -228,6 +226,43 @@ def test_a_retrain_is_measured_beside_the_model_that_it_replaces(workspace: Work
     assert base["generative_model"] is base["refit"] is None
     folder = kept_path(workspace, DATASET, REPLACED_MODEL, str(base[REPLACED_MODEL]))
     assert read_manifest(folder).step == "generative_model"
+
+
+def test_a_mixture_of_two_runs_is_never_recorded(workspace: Workspace) -> None:
+    old = artifact(workspace, "codebook", "old")
+    artifact(workspace, "item_map", 1, {"codebook": old})
+    artifact(workspace, "codebook", "new")
+    with pytest.raises(StateError, match="the item_map of ml-100k was made from another codebook"):
+        record_served(workspace, DATASET, B.bundle_id)
+    assert not (workspace.kept(DATASET) / "bundles" / f"{B.bundle_id}.json").exists()
+
+
+def test_a_retrain_counts_only_beside_the_model_that_serves(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segue.steps import deployment
+    from segue.steps.registry import get
+    from segue.steps.runner import StepContext
+
+    shadow_b(workspace)
+    params = load_params(workspace, DATASET)
+    context = StepContext(
+        workspace=workspace, dataset=DATASET, step=get("deployment"), params=params, inputs={}, input_hashes={},
+        output=workspace.root, identity="i", base={},
+    )  # fmt: skip
+    newest = bundle("C")
+    decision = promote(Target.REFRESH_RETRAIN, newest)
+    monkeypatch.setattr(deployment, "DECISIONS", ("one",))
+    monkeypatch.setattr(deployment, "read_decision", lambda path: decision)
+    context.inputs = {"one": workspace.root}
+    served_model = served(workspace, "B")["generative_model"]
+    base = read_base(workspace, DATASET)
+    write_base(workspace, DATASET, {**base, REPLACED_MODEL: served_model})
+    assert set(deployment._decisions(context)) == {Target.REFRESH_RETRAIN}
+    write_base(workspace, DATASET, {**base, REPLACED_MODEL: "0" * 64})
+    assert deployment._decisions(context) == {}
+    decision = promote(Target.REFRESH_RETRAIN, B)  # what serves already: it is for the ledger to say so
+    assert set(deployment._decisions(context)) == {Target.REFRESH_RETRAIN}
 
 
 def test_a_file_leaves_the_inbox_only_for_a_run_that_begins(workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -136,6 +137,40 @@ def test_texts_and_pictures_find_items_that_the_alignment_never_saw(
     shuffled = modalities["text"].vectors[np.random.default_rng(3).permutation(ITEMS)]
     nonsense = {**modalities, "text": ItemVectors(shuffled, np.ones(ITEMS, dtype=bool), IDS)}
     assert cross_modal_recall(nonsense, pairs, chosen, k=10)["text"]["recall"] < 0.25
+
+
+def test_a_space_in_which_all_are_alike_finds_nothing(
+    modalities: dict[str, ItemVectors], pairs: np.ndarray
+) -> None:
+    alike = ItemVectors(np.ones((ITEMS, 3), dtype=np.float32), np.ones(ITEMS, dtype=bool), IDS)
+    chosen = TokenizerSettings(
+        fusion="contrastive", alignment=SMALL, dimensions=16, modality_weights={"text": 1.0, "attribute": 1.0}
+    )
+    found = cross_modal_recall({"text": modalities["text"], "attribute": alike}, pairs, chosen, k=10)
+    assert found["text"]["recall"] <= 0.2
+
+
+def test_a_modality_of_nothing_but_zeros_counts_as_absent(modalities: dict[str, ItemVectors]) -> None:
+    zeros = ItemVectors(np.zeros((ITEMS, 3), dtype=np.float32), np.ones(ITEMS, dtype=bool), IDS)
+    fitted = Alignment.fit(
+        {"text": modalities["text"], "image": zeros}, WEIGHTS, 8,
+        pairs=np.zeros((0, 2), np.int64), settings=AlignmentSettings(steps=2), seed=1,
+    )  # fmt: skip
+    assert list(fitted.modalities) == ["text"]
+
+
+def test_a_codebook_from_before_there_was_a_choice_is_read_and_keeps_its_id(
+    modalities: dict[str, ItemVectors], tmp_path: Path
+) -> None:
+    encoders = {name: EncoderIdentity(name=name, weights_sha256="w") for name in modalities}
+    chosen = TokenizerSettings(level_sizes=(8, 8, 64), dimensions=16, modality_weights=WEIGHTS)
+    codebook = Codebook.fit(modalities, encoders, chosen)
+    codebook.save(tmp_path)
+    description = json.loads((tmp_path / "codebook.json").read_text())
+    assert set(description) == {
+        "codebook_id", "tokenizer", "level_sizes", "used_sizes", "dimensions", "modalities", "encoders",
+    }  # fmt: skip
+    assert Codebook.load(tmp_path).codebook_id == codebook.codebook_id
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 99))

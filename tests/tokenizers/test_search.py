@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from segue.artifacts import commit, temporary_folder
-from segue.errors import BindingError, ConfigurationError, DataError
+from segue.errors import ArtifactError, BindingError, ConfigurationError, DataError
 from segue.items import ItemVectors
 from segue.params import load_params
 from segue.tokenizers.codebook import Codebook, EncoderIdentity
@@ -103,6 +103,21 @@ def test_elsewhere_it_finds_the_items_that_have_one(workspace: Workspace) -> Non
     found = ask(workspace, text="music", k=8)
     assert found["space"] == "text"
     assert [row["item_id"] for row in found["items"]] == [f"i{n}" for n in range(14, 54, 5) if n < 50]
+
+
+def test_a_run_that_was_stopped_in_between_is_no_basis(workspace: Workspace) -> None:
+    prepare(workspace, "concat_pca")
+    table = pl.read_parquet(workspace.step(DATASET, "splits") / "items.parquet")
+    shifted = table.with_columns(pl.Series("item_id", [f"j{item:02d}" for item in range(ITEMS)]))
+    artifact(workspace, "splits", lambda folder: shifted.write_parquet(folder / "items.parquet"))
+    with pytest.raises(ArtifactError, match="a run was stopped in between"):
+        ask(workspace, text="war")
+    prepare(workspace, "concat_pca")
+    old = ItemMap.load(workspace.step(DATASET, "item_map"))
+    prepare(workspace, "contrastive")
+    artifact(workspace, "item_map", old.save)
+    with pytest.raises(BindingError, match="codebook"):
+        ask(workspace, text="war")
 
 
 def test_what_cannot_be_answered_is_told(

@@ -230,7 +230,7 @@ def _settings(folder: Folder) -> CascadeSettings:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or "settings" not in config:
         raise ArtifactError(f"{folder / CONFIG} holds no settings: run the step incumbent again")
-    return CascadeSettings.model_validate(config["settings"])
+    return CascadeSettings.stored(config["settings"])
 
 
 def _batches(requests: Sequence[Request], k: int, items: Items) -> Iterator[Sequence[Request]]:

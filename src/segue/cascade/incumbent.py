@@ -124,7 +124,7 @@ def refit_incumbent(
     """
     _check_trainable(sequences)
     config = read_incumbent(chosen)
-    former = CascadeSettings.model_validate(config["settings"])
+    former = CascadeSettings.stored(config["settings"])
     settings = settings.model_copy(update={name: getattr(former, name) for name in _NEURAL})
     epochs: Mapping[str, int] = config["epochs"]
     two_tower = train_two_tower(
@@ -166,7 +166,7 @@ def refresh_incumbent(
     (recall, counts, ranking) are. Returns what incumbent.json holds.
     """
     config = read_incumbent(kept)
-    former = CascadeSettings.model_validate(config["settings"])
+    former = CascadeSettings.stored(config["settings"])
     settings = settings.model_copy(update={name: getattr(former, name) for name in _NEURAL})
     for name in _NEURAL:
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -171,6 +171,6 @@ def load_sasrec(folder: Path) -> tuple[Sasrec, list[str]]:
     if not isinstance(config, dict) or config.get("model") != "sasrec":
         raise ArtifactError(f"{folder / CONFIG} describes no sasrec: run the step incumbent again")
     ids = load_item_ids(folder)
-    model = Sasrec(len(ids), SasrecSettings.model_validate(config["settings"]))
+    model = Sasrec(len(ids), SasrecSettings.stored(config["settings"]))
     model.load_state_dict(load_file(folder / WEIGHTS))
     return model.eval(), ids

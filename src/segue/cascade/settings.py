@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,10 @@ from segue.settings import Settings
 
 class TwoTowerSettings(Settings):
     """Two towers over content and ids (Yi et al. 2019), with a softmax loss."""
+
+    retired: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size"}
+    )  # histories, until batches were filled by events
 
     dimensions: int = Field(64, ge=2)
     max_length: int = Field(100, ge=2)
@@ -32,6 +36,10 @@ class TwoTowerSettings(Settings):
 
 class SasrecSettings(Settings):
     """SASRec (Kang & McAuley 2018) with a softmax loss over the catalogue or over sampled negatives."""
+
+    retired: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size"}
+    )  # histories, until batches were filled by events
 
     dimensions: int = Field(64, ge=2)
     layers: int = Field(2, ge=1)

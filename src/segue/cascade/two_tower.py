@@ -139,8 +139,6 @@ def load_two_tower(folder: Path) -> tuple[TwoTower, list[str]]:
     if not isinstance(config, dict) or config.get("model") != "two_tower":
         raise ArtifactError(f"{folder / CONFIG} describes no two_tower: run the step incumbent again")
     ids = load_item_ids(folder)
-    model = TwoTower(
-        len(ids), int(config["content_dimensions"]), TwoTowerSettings.model_validate(config["settings"])
-    )
+    model = TwoTower(len(ids), int(config["content_dimensions"]), TwoTowerSettings.stored(config["settings"]))
     model.load_state_dict(load_file(folder / WEIGHTS))
     return model.eval(), ids

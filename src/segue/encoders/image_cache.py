@@ -84,6 +84,8 @@ def _encode(encoder: ImageEncoder, part: Mapping[str, Path], settings: EncoderSe
     vectors: dict[str, Vectors] = {}
     if usable:
         vectors = dict(zip(usable, encoder.encode([part[key] for key in usable]), strict=True))
+        for key in usable:  # the encoder read the files again: what it saw must be what the hash says
+            _content(key, part[key])
     return {key: Picture(one, vectors.get(key)) for key, one in facts.items()}
 
 

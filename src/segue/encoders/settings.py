@@ -19,6 +19,8 @@ class OnnxImageSettings(Settings):
     mean: Colours = (127.0, 127.0, 127.0)
     scale: Colours = (128.0, 128.0, 128.0)
     output: str | None = None  # the model's output that holds the vectors; None: its first
+    # Of the file. It must be given: parameters say what a run is made from, and a path says nothing of its content.
+    sha256: str | None = None
 
 
 class ContentQualitySettings(Settings):

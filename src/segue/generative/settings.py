@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,10 @@ from segue.settings import Settings
 
 class GenerativeSettings(Settings):
     """The house model and how it is trained. Temperatures divide cosines; smaller means sharper."""
+
+    retired: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size"}
+    )  # histories, until batches were filled by events
 
     model: str = "house"  # ``house``, or an entry point of segue.generative
     dimensions: int = Field(64, ge=4)

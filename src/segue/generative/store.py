@@ -97,7 +97,7 @@ def _read_config(folder: Path) -> tuple[GenerativeSettings, str, tuple[int, ...]
     if not isinstance(config, dict):
         raise ArtifactError(f"{folder / CONFIG} describes no model: run the step again")
     try:
-        settings = GenerativeSettings.model_validate(config["settings"])
+        settings = GenerativeSettings.stored(config["settings"])
         sizes = tuple(int(size) for size in config["level_sizes"])
         return settings, str(config["codebook_id"]), sizes, int(config["content_dimensions"])
     except (KeyError, TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError

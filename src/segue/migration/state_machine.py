@@ -294,6 +294,11 @@ class StateMachine:
             return Change(f"no change: bundle {_short(bundle.bundle_id)} serves already")
         if current.stage is Stage.CASCADE and not self.brings_another_incumbent(bundle):
             return Change(f"no change: bundle {_short(bundle.bundle_id)} brings the incumbent that serves")
+        if current.stage is Stage.CASCADE and (left := _left_with(state, bundle.incumbent_id)) is not None:
+            return Change(
+                f"no change: the incumbent of bundle {_short(bundle.bundle_id)} was left by revision {left}; "
+                "`segue override` brings it back"
+            )
         if bundle.model_id is None and current.champion.path in GENERATIVE_PATHS:
             raise Refused(f"bundle {_short(bundle.bundle_id)} has no generative model for a canary")
         share = self.settings.pilot_share
@@ -368,10 +373,11 @@ class StateMachine:
     ) -> Change:
         """The last good revision again; what is left is revoked. Raises StateError where none is before.
 
-        By default the newest change is undone: a refresh gives every arm its former bundle back, an advance
-        its former stage and arms. ``experiment`` (a guardrail was crossed) goes back to before the running
-        experiment, on the newest bundle, whatever refreshes came in between. ``to`` names a revision, which
-        is restored exactly. ``decision`` is the ROLLBACK that asks for it, if one does; it acts at most once.
+        By default the newest change is undone, exactly: stage, arms and their bundles are again what they were
+        before it; the contender that an advance had brought goes on in shadow. ``experiment`` (a guardrail was
+        crossed) goes back to before the running experiment, on the newest bundle, whatever refreshes came in
+        between. ``to`` names a revision, which is restored exactly. ``decision`` is the ROLLBACK that asks for
+        it, if one does; it acts at most once.
         """
         state, current = self._begun()
         if decision is not None and (by := state.applied.get(decision.sha256)) is not None:
@@ -390,8 +396,11 @@ class StateMachine:
         entered = _enters(state.revision(leaving).event)
         for number in range(leaving - 1, 0, -1):
             newest = self._newest_good(state, current, number) if entered else None
-            if _is_good(state, current, number, on=newest):
-                return self._restore(state, number, [leaving], actor, reason, on=newest, decision=decision)
+            on = newest if experiment else None
+            if _is_good(state, current, number, on=on):
+                return self._restore(
+                    state, number, [leaving], actor, reason, on=on, shadow_on=newest, decision=decision
+                )
         raise StateError(f"revision {current.revision} has no good revision before it to roll back to")
 
     def abandon(self, *, actor: str, reason: str) -> Change:
@@ -596,16 +605,19 @@ class StateMachine:
         actor: str,
         reason: str,
         on: str | None = None,
+        shadow_on: str | None = None,
         decision: Decision | None = None,
     ) -> Change:
-        """Revision ``target`` again; with ``on`` its stage and arms on that bundle."""
+        """Revision ``target`` again; with ``on`` its stage and arms on that bundle, with ``shadow_on`` that
+        bundle in shadow, where the stage has one."""
         restored = state.revision(target).deployment
         arms, shadow, recipe = restored.arms, restored.shadow, restored.recipe
         if on is not None:
             arms = tuple(arm.model_copy(update={"bundle": on}) for arm in arms)
-            if restored.stage is Stage.CASCADE and state.facts[on].model_id is not None:
-                shadow = self._shadow(state.facts[on])  # it stays previewable
             recipe = None if recipe is None else state.facts[on].recipe
+        seen = on or shadow_on
+        if seen is not None and restored.stage is Stage.CASCADE and state.facts[seen].model_id is not None:
+            shadow = self._shadow(state.facts[seen])  # it stays previewable
         return self._write(
             state,
             event="rollback",
@@ -777,6 +789,21 @@ def _whole(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
 
 def _share(value: float) -> float:
     return round(value, 9)
+
+
+def _left_with(state: State, incumbent_id: str) -> int | None:
+    """The revision that left a bundle with this incumbent, whatever else was in it; None: none did.
+
+    Every night makes another bundle with the same incumbent, so a bar on the bundle alone would last a day.
+    """
+    return max(
+        (
+            revision
+            for bundle, revision in state.barred_bundles.items()
+            if bundle in state.facts and state.facts[bundle].incumbent_id == incumbent_id
+        ),
+        default=None,
+    )
 
 
 def _has_canary(deployment: Deployment) -> bool:

@@ -36,15 +36,43 @@ def record_served(
     if path.is_file():
         return
     made_from: dict[str, str] = {}
-    for name in steps:
+    present = [name for name in steps if workspace.step(dataset, name).is_dir()]
+    _require_one_making(workspace, dataset, present)
+    for name in present:
         folder = workspace.step(dataset, name)
-        if folder.is_dir():
-            manifest = verify(folder)
-            store_copy(folder, workspace.kept(dataset) / name / manifest.content_sha256)
-            made_from[name] = manifest.content_sha256
+        manifest = verify(folder)
+        store_copy(folder, workspace.kept(dataset) / name / manifest.content_sha256)
+        made_from[name] = manifest.content_sha256
     if "splits" in made_from and "generative_model" in made_from:
         _let_splits_be_those_of_the_weights(workspace, dataset, made_from)
     write_json(path, made_from)
+
+
+def _require_one_making(workspace: Workspace, dataset: str, steps: Sequence[str]) -> None:
+    """A run that was stopped leaves new artifacts beside old ones: a record of the mixture could never be kept.
+
+    Raises StateError naming two that do not belong together.
+    """
+    for name in steps:
+        inputs = read_manifest(workspace.step(dataset, name)).inputs
+        for source in get(name).inputs:
+            if source not in steps:
+                continue
+            now = read_manifest(workspace.step(dataset, source)).content_sha256
+            if source in inputs and inputs[source] != now:
+                raise StateError(
+                    f"the {name} of {dataset} was made from another {source} than the present one: a run was "
+                    f"stopped in between; `segue run --dataset {dataset}` finishes it"
+                )
+
+
+def served_model(workspace: Workspace, dataset: str) -> str | None:
+    """The content hash of the evaluated model behind what serves or runs in shadow; None where it is not known."""
+    path = _served_file(workspace, dataset, served_bundle(workspace, dataset))
+    made_from = read_json(path) if path.is_file() else {}
+    assert isinstance(made_from, dict)
+    found = made_from.get("generative_model")
+    return None if found is None else str(found)
 
 
 def _let_splits_be_those_of_the_weights(

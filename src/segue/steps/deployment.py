@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from segue.bases import REPLACED_MODEL, read_base
 from segue.migration.apply import Deployer, Offer
 from segue.migration.decide import DECISION_FILE, Decision, Target, read_decision
 from segue.migration.evidence import Evidence
@@ -74,8 +75,22 @@ def run(context: StepContext) -> None:
 
 
 def _decisions(context: StepContext) -> dict[Target, Decision]:
+    from segue.steps.day_two import served_bundle, served_model
+
     found = [read_decision(Path(context.inputs[step]) / DECISION_FILE) for step in DECISIONS]
-    return {decision.target: decision for decision in found}
+    decisions = {decision.target: decision for decision in found}
+    retrain = decisions.get(Target.REFRESH_RETRAIN)
+    if retrain is None or retrain.bundle_id == served_bundle(context.workspace, context.dataset):
+        return decisions
+    beside = read_base(context.workspace, context.dataset)[REPLACED_MODEL]
+    if beside != served_model(context.workspace, context.dataset):
+        # After a retrain was deployed, a further run would measure the next one beside the one before.
+        context.progress(
+            "no retrain: it was measured beside a model that does not serve (any more); `segue day-two` measures it "
+            "beside the one that does"
+        )
+        del decisions[Target.REFRESH_RETRAIN]
+    return decisions
 
 
 def _headline(evidence: list[Evidence]) -> dict[str, float]:

@@ -9,8 +9,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
+from segue.bases import read_base
 from segue.errors import ConfigurationError, SegueError
 from segue.lock import dataset_lock
 from segue.params import active_datasets, load_params
@@ -26,6 +28,7 @@ EngineName = Literal["dagster", "dvc"]
 def run_graph(workspace: Workspace, dataset: str, engine: EngineName, overrides: Sequence[str]) -> None:
     """The whole graph under ``engine``; raises SegueError where the run fails."""
     load_params(workspace, dataset, overrides)
+    read_base(workspace, dataset)  # a missing one is told now, not by the step that needs it
     if engine == "dvc":
         _refuse_overrides(overrides)
         with dataset_lock(workspace.state(dataset), purpose="dvc repro"):
@@ -70,13 +73,18 @@ def _orchestration(workspace: Workspace, arguments: Sequence[str]) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "orchestration", *arguments],
         cwd=workspace.root,
-        env={**os.environ, "PYTHONPATH": str(workspace.root)},
+        env={**os.environ, "PYTHONPATH": _path_with(workspace.root)},
         check=False,
     )
     if finished.returncode:
         raise SegueError(
             "the Dagster run did not succeed: the step's own message stands above, and in `make ui`"
         )
+
+
+def _path_with(root: Path) -> str:
+    """What a person put on the path stays on it, before the repository's own folders."""
+    return os.pathsep.join(part for part in (os.environ.get("PYTHONPATH"), str(root)) if part)
 
 
 def _sets(overrides: Sequence[str]) -> list[str]:

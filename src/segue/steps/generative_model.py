@@ -20,6 +20,7 @@ from segue.schema import UserGroup
 from segue.steps.runner import StepContext
 from segue.steps.tuning import SETTINGS, trained_on
 from segue.tokenizers.item_map import bound_items
+from segue.training.provenance import write_trained_on
 
 TRAINING = "training.json"
 
@@ -47,6 +48,7 @@ def run(context: StepContext) -> None:
     context.progress("choosing the fusion weight on validation")
     weight, values = choose_fusion(model, items, regular, context.params.decoding)
     save_model(context.output, model, settings, weight)
+    write_trained_on(context.output, context.input_hashes["sequences"])
     write_json(
         context.output / TRAINING,
         {**facts, "validation_ndcg_at_10": {f"{dense:g}": value for dense, value in values.items()}},
@@ -60,7 +62,7 @@ def run(context: StepContext) -> None:
 
 def chosen_settings(tuning: dict[str, Any], asked: GenerativeSettings) -> GenerativeSettings:
     """The tuned settings, with this run's length of training, early stopping and threads."""
-    settings = GenerativeSettings.model_validate(tuning["settings"])
+    settings = GenerativeSettings.stored(tuning["settings"])
     mine = {name: getattr(asked, name) for name in ("epochs", "patience", "threads", "precision")}
     return settings.model_copy(update=mine)
 

@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 
 from segue.artifacts import write_json
-from segue.canonical import sha256_of
+from segue.canonical import sha256_of, sha256_of_file
 from segue.data.images import NoFile, image_folder, named_images, read_images, resolve
 from segue.encoders.image_cache import PICTURES_FILE, Picture, encode_pictures
 from segue.encoders.registry import image_encoder
-from segue.errors import ArtifactError
+from segue.encoders.settings import EncoderSettings
+from segue.errors import ArtifactError, ConfigurationError
 from segue.items import Items, ItemVectors
 from segue.schema import Catalogue
 from segue.steps.runner import StepContext
@@ -30,6 +31,17 @@ PICTURES_SCHEMA: dict[str, pl.DataType] = {
     "mode": pl.String(),
     "dhash": pl.String(),
 }
+
+
+def _require_stated_content(settings: EncoderSettings) -> None:
+    """Parameters must say what a run is made from, and a path says nothing of what lies there."""
+    model, stated = Path(settings.image_model), settings.image_onnx.sha256
+    if model.suffix != ".onnx" or not model.is_file() or stated == (found := sha256_of_file(model)):
+        return
+    raise ConfigurationError(
+        f"encoders.image_onnx.sha256 must state the content of {model}: it is {found}, "
+        + ("and nothing is stated" if stated is None else f"and {stated} is stated")
+    )
 
 
 def run(context: StepContext) -> None:
@@ -51,6 +63,7 @@ def run(context: StepContext) -> None:
     vectors = np.zeros((len(items), 0), dtype=np.float32)
     identity: dict[str, object] = {"name": "none", "weights_sha256": "none", "dimensions": 0}
     if any(keys):
+        _require_stated_content(settings)
         encoder = image_encoder(settings.image_model, settings)
         folder = image_folder(context.params.data, context.workspace)
         files: dict[str, Path] = {}

@@ -6,6 +6,7 @@ from segue.cascade.incumbent import fit_incumbent, item_content, refresh_incumbe
 from segue.data.sequences import Sequences
 from segue.items import Items, ItemVectors
 from segue.steps.runner import StepContext
+from segue.training.provenance import hand_on_trained_on, write_trained_on
 
 CONTENT_STEPS = ("text_embeddings", "attribute_embeddings")
 
@@ -26,6 +27,7 @@ def run(context: StepContext) -> None:
             progress=context.progress,
             checkpoints=context.checkpoints,
         )
+        write_trained_on(context.output, context.input_hashes["sequences"])
     else:
         context.progress("the weights are kept; popularity and item-to-item are counted anew")
         facts = refresh_incumbent(
@@ -36,6 +38,7 @@ def run(context: StepContext) -> None:
             content=content,
             settings=context.params.cascade,
         )
+        hand_on_trained_on(kept, context.output)
     for model, value in facts["validation_ndcg_at_10"].items():
         context.metrics[f"{model}_validation_ndcg_at_10"] = value
     context.metrics["trials"] = len(facts["trials"])

@@ -26,6 +26,7 @@ from segue.registry.bundle import stated_recipe
 from segue.schema import Part, UserGroup
 from segue.steps.runner import StepContext, code_version, read_record
 from segue.tokenizers.item_map import bound_items
+from segue.training.provenance import trained_on
 
 GENERATIVE, REPLACED = "generative", "replaced"
 AGREEMENT_USERS = 64  # asked twice, to see that a short list is the head of the long one
@@ -90,6 +91,7 @@ def run(context: StepContext) -> None:
     )
     context.progress(f"{settings.bootstrap_samples} bootstrap samples of {int(members['all'].sum())} users")
     pairs = [(GENERATIVE, other) for other in answers if other != GENERATIVE]
+    pairs.append(("cascade", "popularity"))  # what an incumbent must be worth at the least
     assessment = assess(per_user, answers, members, pairs, catalogue, settings)
     recipe = stated_recipe(
         incumbent=context.inputs["incumbent"],
@@ -173,6 +175,7 @@ def _protocol(
         "decoding": params.decoding.model_dump(mode="json"),
         "head_agreement": agreement,
         "recipe": recipe,
+        "trained_on": {name: trained_on(context.inputs[name]) for name in ("incumbent", "generative_model")},
         **params.evaluation.model_dump(mode="json"),
     }
 

@@ -256,6 +256,7 @@ STEPS: tuple[Step, ...] = (
             "items",
             "migration.evidence",
             "migration.recipe",
+            "training.provenance",
             "registry.bundle",
             "paths",
             "protocols",

@@ -43,6 +43,11 @@ def run(context: StepContext) -> None:
     write_json(context.output / "results.json", validated.results)
     shutil.copyfile(folder / "source.json", context.output / "source.json")
     context.record["pages"] = [str(pages / "index.html")]
+    if validated.quarantine.height:
+        context.progress(
+            f"{validated.quarantine.height} rows were set aside; why stands in "
+            f"{context.workspace.step(context.dataset, 'validation') / 'quarantine.parquet'}"
+        )
     context.metrics.update(
         expectations=len(validated.findings),
         set_aside=validated.quarantine.height,

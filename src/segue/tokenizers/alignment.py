@@ -60,12 +60,15 @@ class Alignment:
     ) -> Alignment:
         """Fit on the items given. A modality of weight 0, or that no item has, is left out.
 
-        Deterministic for equal arguments. Raises DataError where nothing is left, or a vector is not finite.
+        Of a weight only whether it is above 0 counts: how much a modality says is learnt. Deterministic for equal
+        arguments. Raises DataError where nothing is left, or a vector is not finite.
         """
         ids = same_items(modalities)
         fitted: dict[str, Modality] = {}
         for name in sorted(modalities):
-            if weights.get(name, 0.0) > 0 and modalities[name].present.any():
+            # A vector of length zero has no direction and counts as absent.
+            has = modalities[name].present & modalities[name].vectors.any(axis=1)
+            if weights.get(name, 0.0) > 0 and has.any():
                 fitted[name] = Modality.fit(modalities[name], name, weight=1.0)
         if not fitted:
             raise DataError(

@@ -165,7 +165,9 @@ class Codebook:
         try:
             level_sizes = tuple(int(size) for size in description["level_sizes"])
             loaded = cls(
-                fusion=_FUSIONS[description["fusion"]].from_arrays(arrays, description["modalities"]),
+                fusion=_FUSIONS[description.get("fusion", Fusion.name)].from_arrays(
+                    arrays, description["modalities"]
+                ),
                 tokenizer=load_tokenizer(description["tokenizer"]).from_arrays(arrays, level_sizes),
                 level_sizes=level_sizes,
                 encoders={
@@ -192,7 +194,8 @@ class Codebook:
 
     def _description(self) -> dict[str, Any]:
         return {
-            "fusion": self.fusion.name,
+            # The first fusion has no name in the description, or every older codebook would get another id.
+            **({} if self.fusion.name == Fusion.name else {"fusion": self.fusion.name}),
             "tokenizer": self.tokenizer.name,
             "level_sizes": list(self.level_sizes),
             "used_sizes": list(self.tokenizer.used_sizes),

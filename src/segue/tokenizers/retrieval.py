@@ -14,6 +14,8 @@ from segue.tokenizers.fusion import select
 from segue.tokenizers.settings import TokenizerSettings
 
 HELD_OUT = 0.1  # of the items that have the modality
+MOST_QUERIES = 2_000  # held out; more would say nothing new
+_BLOCK = 256  # queries that are compared with the catalogue at a time
 QUERYABLE = ("text", "image")  # what a person can ask with
 
 
@@ -53,7 +55,7 @@ def cross_modal_recall(
         if not others:
             continue
         eligible = np.flatnonzero(modalities[name].present & np.logical_or.reduce(others))
-        count = int(HELD_OUT * len(eligible))
+        count = min(MOST_QUERIES, int(HELD_OUT * len(eligible)))
         if not count:
             continue
         held = np.random.default_rng(settings.seed).permutation(eligible)[:count]
@@ -78,9 +80,12 @@ def cross_modal_recall(
         }
         vectors, known = alignment.fuse(blind)
         queries = alignment.project(name, select(modalities[name], held))
-        scores = np.where(known, queries @ vectors.T, -np.inf)
-        own = scores[np.arange(count), held]
-        ranks = (scores > own[:, None]).sum(axis=1)
+        ranks = np.concatenate(
+            [
+                _ranks(queries[low : low + _BLOCK], vectors, known, held[low : low + _BLOCK])
+                for low in range(0, count, _BLOCK)
+            ]
+        )
         found[name] = {
             "k": k,
             "queries": count,
@@ -89,6 +94,18 @@ def cross_modal_recall(
             "by_chance": min(1.0, k / max(1, int(known.sum()))),
         }
     return found
+
+
+def _ranks(
+    queries: npt.NDArray[np.float32],
+    vectors: npt.NDArray[np.float32],
+    known: npt.NDArray[np.bool_],
+    own: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """From 0. Ties count against the item: a space in which all are alike finds nothing."""
+    scores = np.where(known, queries @ vectors.T, -np.inf)
+    ranks: npt.NDArray[np.int64] = (scores >= scores[np.arange(len(own)), own][:, None]).sum(axis=1) - 1
+    return ranks
 
 
 def _absent(vectors: ItemVectors) -> ItemVectors:

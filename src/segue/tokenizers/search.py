@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segue.artifacts import read_manifest
-from segue.errors import ConfigurationError, DataError
+from segue.errors import ArtifactError, ConfigurationError, DataError
 from segue.items import Items, ItemVectors
 from segue.schema import Catalogue
 from segue.tokenizers.alignment import Alignment
@@ -60,13 +60,20 @@ def search(
     if isinstance(codebook.fusion, Alignment):
         space = "aligned"
         vector = codebook.fusion.project(name, query)[0]
-        item_map = ItemMap.load(workspace.step(dataset, "item_map")).align(items)
+        item_map = ItemMap.load(workspace.step(dataset, "item_map"))
+        item_map.require_codebook(codebook)
+        item_map = item_map.align(items)
         vectors = item_map.vectors[: len(items)]
         allowed = item_map.present[: len(items)] & ~item_map.retired[: len(items)]
     else:
         space = name
         vector = query.vectors[0]
         own = ItemVectors.load(workspace.step(dataset, f"{name}_embeddings"))
+        if own.item_ids != items.ids:
+            raise ArtifactError(
+                f"{workspace.step(dataset, f'{name}_embeddings')} has vectors of other items than the splits: "
+                f"a run was stopped in between; `segue run --dataset {dataset}` finishes it"
+            )
         vectors, allowed = own.vectors, own.present
     rows, cosines = nearest(vector, vectors, allowed, k)
     titles = items.table[Catalogue.TITLE].to_list() if Catalogue.TITLE in items.table.columns else items.ids

@@ -217,9 +217,11 @@ def _averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
     own = _weights(model) if average else {}
     if average:
         model.load_state_dict(average, strict=False)
-    yield
-    if average:
-        model.load_state_dict(own)
+    try:
+        yield
+    finally:
+        if average:
+            model.load_state_dict(own)
 
 
 def _out_of_patience(state: _State, settings: FitSettings, validate: Callable[[], float] | None) -> bool:
