@@ -89,7 +89,7 @@ def main() -> None:
             "one seed; the inserted items' events were never trained on; the serving model's weights stayed the same",
             f"after round {ROUNDS} a rollback; a DVC run and a Dagster run then left it so",
         ],
-        arguments=sys.argv[1:],
+        arguments=arguments.overrides,  # where the workspace lay is of no interest
         ledger=segue(Workspace(root), "ledger").splitlines(),
     )
     print(f"wrote {path}; workspace {root}")
