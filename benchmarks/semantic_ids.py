@@ -40,6 +40,7 @@ from segue.params import Params, load_params
 from segue.paths import ListRules, Request
 from segue.protocols import BoundItems
 from segue.schema import UserGroup
+from segue.steps.registry import EMBEDDINGS
 from segue.tokenizers.codebook import Codebook, EncoderIdentity
 from segue.tokenizers.embeddings import load_modalities
 from segue.tokenizers.fusion import select
@@ -53,7 +54,6 @@ SEED = 17  # of what is withheld, and of the bootstrap
 WITHHELD = 0.05
 LEAST_EVENTS = 5  # of an item that is withheld: rarer ones would hardly be asked for
 SAMPLES = 2000
-EMBEDDINGS = tuple(f"{name}_embeddings" for name in ("text", "image", "attribute", "collaborative"))
 
 MODALITIES: dict[str, dict[str, Any]] = {
     "all": {},
@@ -198,7 +198,7 @@ def downstream(
     vectors, present = codebook.fuse(world.modalities)
     item_map = ItemMap.build(codebook, world.items.ids, vectors, present)
     quality = codes_quality(codebook, vectors, item_map.codes, neighbours=K, seed=tokenizer.seed)
-    bound = bind(item_map)
+    bound = item_map.bound()
     path, facts = fitted(world, training, world.regular, bound, generative, folder)
     cases = build_cases({UserGroup.REGULAR: world.regular}, "test")
     answers = evaluate_path(path, cases, ListRules(filter_seen=world.params.rules.filter_seen), K, 256)
@@ -260,7 +260,7 @@ def insertion(
     grown = before.insert(codebook, [ids[row] for row in withheld], vectors[withheld], present[withheld])
     item_map = grown.align(world.items)
     # Trained on the map without them: rows that are not active, and that no event names, teach nothing.
-    bound = bind(item_map)
+    bound = item_map.bound()
     path, facts = fitted(
         world, training, known, replace(bound, active=torch.from_numpy(~is_withheld)), generative, folder
     )
@@ -334,17 +334,6 @@ def pairs(training: Sequences, items: int, settings: TokenizerSettings) -> npt.N
         window=settings.alignment.window,
         count=settings.alignment.pairs,
         seed=settings.seed,
-    )
-
-
-def bind(item_map: ItemMap) -> BoundItems:
-    return BoundItems(
-        codebook_id=item_map.codebook_id,
-        level_sizes=item_map.level_sizes,
-        codes=torch.from_numpy(item_map.codes),
-        vectors=torch.from_numpy(item_map.vectors),
-        present=torch.from_numpy(item_map.present),
-        active=torch.ones(len(item_map.item_ids), dtype=torch.bool),
     )
 
 

@@ -11,6 +11,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["deterministic", "measured", "effect"]
+EMBEDDINGS = ("text_embeddings", "image_embeddings", "attribute_embeddings", "collaborative_embeddings")
+# Modules that decide what a list of either path holds.
+LIST_MAKING = (
+    "cascade",
+    "generative",
+    "decoding",
+    "ranking",
+    "tokenizers.item_map",
+    "data.sequences",
+    "items",
+)
 EVIDENCE_STEPS = ("offline_evaluation", "refit_check", "serving_check")  # what the decisions read
 
 
@@ -127,10 +138,7 @@ STEPS: tuple[Step, ...] = (
         description="Modality by modality: who has content, what is the same twice or nearly, blank, short or broken.",
         inputs=(
             "splits",
-            "text_embeddings",
-            "image_embeddings",
-            "attribute_embeddings",
-            "collaborative_embeddings",
+            *EMBEDDINGS,
         ),
         params=("encoders",),
         code=("encoders", "items", "reporting"),
@@ -142,10 +150,7 @@ STEPS: tuple[Step, ...] = (
         inputs=(
             "splits",
             "sequences",
-            "text_embeddings",
-            "image_embeddings",
-            "attribute_embeddings",
-            "collaborative_embeddings",
+            *EMBEDDINGS,
         ),
         params=("tokenizer",),
         code=("tokenizers", "encoders.collaborative", "data.sequences", "items", "schema"),
@@ -157,10 +162,7 @@ STEPS: tuple[Step, ...] = (
         description="Every item's semantic ID under the codebook; grows by revisions.",
         inputs=(
             "splits",
-            "text_embeddings",
-            "image_embeddings",
-            "attribute_embeddings",
-            "collaborative_embeddings",
+            *EMBEDDINGS,
             "codebook",
         ),
         params=("tokenizer",),
@@ -246,14 +248,8 @@ STEPS: tuple[Step, ...] = (
         params=("evaluation", "decoding", "rules"),
         keeps=("replaced_model",),
         code=(
+            *LIST_MAKING,
             "evaluation",
-            "cascade",
-            "generative",
-            "decoding",
-            "ranking",
-            "tokenizers.item_map",
-            "data.sequences",
-            "items",
             "migration.evidence",
             "migration.recipe",
             "training.provenance",
@@ -304,14 +300,8 @@ STEPS: tuple[Step, ...] = (
         ),
         params=("evaluation", "decoding", "rules"),
         code=(
+            *LIST_MAKING,
             "evaluation",
-            "cascade",
-            "generative",
-            "decoding",
-            "ranking",
-            "tokenizers.item_map",
-            "data.sequences",
-            "items",
             "migration.evidence",
             "paths",
             "registry.bundle",

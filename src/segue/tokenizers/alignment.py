@@ -13,8 +13,7 @@ Fitting is torch in float32 on one thread; what is kept are plain arrays, and ap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,9 +23,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.errors import BindingError, DataError
+from segue.encoders.text import unit
 from segue.items import ItemVectors
-from segue.tokenizers.fusion import Bools, Floats, Modality, same_items
+from segue.tokenizers.fusion import (
+    Bools,
+    Floats,
+    Modality,
+    modalities_of,
+    modality_arrays,
+    of_the_codebook,
+    require_a_modality,
+    same_items,
+)
+from segue.tokenizers.reproducible import deterministic
 from segue.tokenizers.settings import AlignmentSettings
 
 Pairs = npt.NDArray[
@@ -70,13 +79,9 @@ class Alignment:
             has = modalities[name].present & modalities[name].vectors.any(axis=1)
             if weights.get(name, 0.0) > 0 and has.any():
                 fitted[name] = Modality.fit(modalities[name], name, weight=1.0)
-        if not fitted:
-            raise DataError(
-                "no item has a vector of any modality with a weight above 0 "
-                f"(modalities: {', '.join(sorted(modalities)) or 'none'}; tokenizer.modality_weights: {dict(weights)})"
-            )
+        require_a_modality(fitted, modalities, weights)
         prepared = {name: each.prepare(modalities[name], name) for name, each in fitted.items()}
-        with _deterministic(seed):
+        with deterministic(seed):
             maps = _train(
                 [torch.from_numpy(rows.astype(np.float32)) for rows, _ in prepared.values()],
                 torch.from_numpy(np.stack([present for _, present in prepared.values()], axis=1)),
@@ -92,18 +97,14 @@ class Alignment:
         Raises BindingError where a modality of the codebook is missing or has another dimension, DataError for
         a vector that is not finite.
         """
-        if missing := sorted(set(self.modalities) - set(modalities)):
-            raise BindingError(
-                f"the codebook was made on {', '.join(self.modalities)}; {', '.join(missing)} is missing"
-            )
-        used = {name: modalities[name] for name in self.modalities}
-        total = np.zeros((len(same_items(used)), self.dimensions))
+        used = of_the_codebook(self.modalities, modalities)
+        total = np.zeros((len(next(iter(used.values())).item_ids), self.dimensions))
         present = np.zeros(len(total), dtype=bool)
         for name, modality in self.modalities.items():
             rows, has = modality.prepare(used[name], name)
             total += rows @ self.maps[name]
             present |= has
-        return _unit(total).astype(np.float32), present
+        return unit(total), present
 
     def project(self, name: str, vectors: ItemVectors) -> npt.NDArray[np.float32]:
         """Unit vectors [N, d] of one modality alone, such as a query's text; zero where it is absent.
@@ -111,27 +112,20 @@ class Alignment:
         Raises KeyError where the codebook knows no such modality.
         """
         rows, _ = self.modalities[name].prepare(vectors, name)
-        return _unit(rows @ self.maps[name]).astype(np.float32)
+        return unit(rows @ self.maps[name])
 
     def arrays(self) -> dict[str, Floats]:
         """Everything fitted, by name, to be stored and hashed."""
-        arrays: dict[str, Floats] = {}
-        for name, modality in self.modalities.items():
-            arrays[f"fusion.{name}.mean"] = modality.mean
-            arrays[f"fusion.{name}.scale"] = np.array([modality.scale])
-            arrays[f"fusion.{name}.map"] = self.maps[name]
-        return arrays
+        return {
+            **modality_arrays(self.modalities),
+            **{f"fusion.{name}.map": table for name, table in self.maps.items()},
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Floats], modalities: Sequence[str]) -> Alignment:
         """The inverse of :meth:`arrays`. Raises KeyError naming the array that is missing."""
         return cls(
-            modalities={
-                name: Modality(
-                    mean=arrays[f"fusion.{name}.mean"], scale=float(arrays[f"fusion.{name}.scale"][0])
-                )
-                for name in modalities
-            },
+            modalities=modalities_of(arrays, modalities),
             maps={name: arrays[f"fusion.{name}.map"] for name in modalities},
         )
 
@@ -182,22 +176,3 @@ def _train(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return [table.detach().numpy().astype(np.float64) for table in maps]
-
-
-def _unit(rows: Floats) -> Floats:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Floats = rows / np.where(lengths > 0, lengths, 1.0)
-    return scaled
-
-
-@contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """One thread and a seeded generator; both as before afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)

@@ -106,12 +106,7 @@ class Fusion:
                 continue
             fitted[name] = Modality.fit(modalities[name], name, weight=weight)
             prepared[name], present[name] = fitted[name].prepare(modalities[name], name)
-        if not fitted:
-            raise DataError(
-                "no item has a vector of any modality with a weight above 0 "
-                f"(modalities: {', '.join(sorted(modalities)) or 'none'}; "
-                f"tokenizer.modality_weights: {dict(weights)})"
-            )
+        require_a_modality(fitted, modalities, weights)
         coefficients, intercept = _fit_imputation(prepared, present)
         joined = _join(prepared, present, coefficients, intercept)
         centre = joined.mean(axis=0)
@@ -135,12 +130,7 @@ class Fusion:
         Raises BindingError where a modality of the codebook is missing or has another dimension, DataError
         for a vector that is not finite.
         """
-        if missing := sorted(set(self.modalities) - set(modalities)):
-            raise BindingError(
-                f"the codebook was made on {', '.join(self.modalities)}; {', '.join(missing)} is missing"
-            )
-        used = {name: modalities[name] for name in self.modalities}
-        same_items(used)
+        used = of_the_codebook(self.modalities, modalities)
         prepared: dict[str, Floats] = {}
         present: dict[str, Bools] = {}
         for name, modality in self.modalities.items():
@@ -157,26 +147,61 @@ class Fusion:
             "fusion.coefficients": self.coefficients,
             "fusion.intercept": self.intercept,
         }
-        for name, modality in self.modalities.items():
-            arrays[f"fusion.{name}.mean"] = modality.mean
-            arrays[f"fusion.{name}.scale"] = np.array([modality.scale])
-        return arrays
+        return {**arrays, **modality_arrays(self.modalities)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.float64]], modalities: Sequence[str]) -> Fusion:
         """The inverse of :meth:`arrays`. Raises KeyError naming the array that is missing."""
         return cls(
-            modalities={
-                name: Modality(
-                    mean=arrays[f"fusion.{name}.mean"], scale=float(arrays[f"fusion.{name}.scale"][0])
-                )
-                for name in modalities
-            },
+            modalities=modalities_of(arrays, modalities),
             centre=arrays["fusion.centre"],
             components=arrays["fusion.components"],
             coefficients=arrays["fusion.coefficients"],
             intercept=arrays["fusion.intercept"],
         )
+
+
+def require_a_modality(
+    fitted: Mapping[str, Modality], given: Mapping[str, ItemVectors], weights: Mapping[str, float]
+) -> None:
+    """Raises DataError where no modality was left to fit on."""
+    if not fitted:
+        raise DataError(
+            "no item has a vector of any modality with a weight above 0 "
+            f"(modalities: {', '.join(sorted(given)) or 'none'}; "
+            f"tokenizer.modality_weights: {dict(weights)})"
+        )
+
+
+def of_the_codebook(
+    fitted: Mapping[str, Modality], given: Mapping[str, ItemVectors]
+) -> dict[str, ItemVectors]:
+    """The vectors of the fitted modalities, in their order.
+
+    Raises BindingError where one is missing, or they are of different items.
+    """
+    if missing := sorted(set(fitted) - set(given)):
+        raise BindingError(f"the codebook was made on {', '.join(fitted)}; {', '.join(missing)} is missing")
+    used = {name: given[name] for name in fitted}
+    same_items(used)
+    return used
+
+
+def modality_arrays(modalities: Mapping[str, Modality]) -> dict[str, Floats]:
+    """The modalities' statistics, by name, to be stored and hashed."""
+    arrays: dict[str, Floats] = {}
+    for name, modality in modalities.items():
+        arrays[f"fusion.{name}.mean"] = modality.mean
+        arrays[f"fusion.{name}.scale"] = np.array([modality.scale])
+    return arrays
+
+
+def modalities_of(arrays: Mapping[str, Floats], names: Sequence[str]) -> dict[str, Modality]:
+    """The inverse of :func:`modality_arrays`. Raises KeyError naming the array that is missing."""
+    return {
+        name: Modality(mean=arrays[f"fusion.{name}.mean"], scale=float(arrays[f"fusion.{name}.scale"][0]))
+        for name in names
+    }
 
 
 def same_items(modalities: Mapping[str, ItemVectors]) -> list[str]:

@@ -155,6 +155,25 @@ class ItemMap:
             )
         return self._ordered(items.ids)
 
+    def bound(self) -> BoundItems:
+        """What a model binds to: rows are the rows of ``splits/items.parquet``, once the map is aligned with them.
+
+        Retired items have no row, for they have no index.
+        """
+        import torch
+
+        from segue.protocols import BoundItems
+
+        active = int((~self.retired).sum())
+        return BoundItems(
+            codebook_id=self.codebook_id,
+            level_sizes=self.level_sizes,
+            codes=torch.from_numpy(self.codes[:active].copy()),
+            vectors=torch.from_numpy(self.vectors[:active].copy()),
+            present=torch.from_numpy(self.present[:active].copy()),
+            active=torch.ones(active, dtype=torch.bool),
+        )
+
     def require_codebook(self, codebook: Codebook) -> None:
         """Raises BindingError where the map belongs to another codebook."""
         if self.codebook_id != codebook.codebook_id:
@@ -323,21 +342,5 @@ class ItemMap:
 
 
 def bound_items(folder: Path) -> BoundItems:
-    """What a model binds to, from an item map's folder: rows are the rows of ``splits/items.parquet``.
-
-    Retired items have no row, for they have no index. Raises ArtifactError as :meth:`ItemMap.load` does.
-    """
-    import torch
-
-    from segue.protocols import BoundItems
-
-    loaded = ItemMap.load(folder)
-    active = int((~loaded.retired).sum())
-    return BoundItems(
-        codebook_id=loaded.codebook_id,
-        level_sizes=loaded.level_sizes,
-        codes=torch.from_numpy(loaded.codes[:active].copy()),
-        vectors=torch.from_numpy(loaded.vectors[:active].copy()),
-        present=torch.from_numpy(loaded.present[:active].copy()),
-        active=torch.ones(active, dtype=torch.bool),
-    )
+    """What a model binds to, from an item map's folder. Raises ArtifactError as :meth:`ItemMap.load` does."""
+    return ItemMap.load(folder).bound()

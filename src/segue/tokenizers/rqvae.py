@@ -12,8 +12,7 @@ greedy and nearest-centroid, so that serving gives the same codes everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Self
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from segue.tokenizers import residual
 from segue.tokenizers.nearest import Floats, Table
 from segue.tokenizers.registry import Codes
+from segue.tokenizers.reproducible import deterministic
 from segue.tokenizers.residual_kmeans import k_means
 from segue.tokenizers.settings import RqVaeSettings, TokenizerSettings
 
@@ -59,7 +59,7 @@ class RqVae:
         residual.require_different_vectors(vectors)
         scale = np.array([1.0 / np.sqrt((vectors.astype(np.float64) ** 2).mean())], dtype=np.float32)
         rows = torch.from_numpy(np.ascontiguousarray(vectors * scale))
-        with _deterministic(settings.seed):
+        with deterministic(settings.seed):
             module = _train(rows, settings)
         return cls(
             scale=scale,
@@ -135,21 +135,6 @@ def _stored(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> Layers:
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise ValueError(f"{part}.{each} has values that are not finite")
     return layers
-
-
-@contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """One thread, deterministic kernels, a seeded generator; all as before afterwards."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(strict)
-            torch.set_num_threads(threads)
 
 
 class _Module(nn.Module):

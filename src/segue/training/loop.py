@@ -214,14 +214,15 @@ def _move_average(state: _State, model: nn.Module, decay: float) -> None:
 @contextmanager
 def _averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
     """The model with the averaged weights; afterwards with its own again. Without an average nothing happens."""
-    own = _weights(model) if average else {}
-    if average:
-        model.load_state_dict(average, strict=False)
+    if not average:
+        yield
+        return
+    own = _weights(model)
+    model.load_state_dict(average, strict=False)
     try:
         yield
     finally:
-        if average:
-            model.load_state_dict(own)
+        model.load_state_dict(own)
 
 
 def _out_of_patience(state: _State, settings: FitSettings, validate: Callable[[], float] | None) -> bool:
