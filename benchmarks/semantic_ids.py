@@ -94,10 +94,11 @@ def main() -> None:
     parser.add_argument(
         "--levels", type=int, nargs="+", default=None, help="level sizes, the last disambiguates"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="+", default=None, help="some of the variants")
     arguments = parser.parse_args()
     workspace = Workspace.find()
-    world = load(workspace, arguments.dataset, arguments.epochs)
+    world = load(workspace, arguments.dataset, arguments.epochs, arguments.device)
     runs = workspace.state(arguments.dataset) / "benchmarks" / "semantic_ids"
     torch.set_num_threads(world.generative.threads)
     play = insertion if arguments.vary == "insertion" else downstream
@@ -140,7 +141,7 @@ def main() -> None:
     print(f"wrote {path}")
 
 
-def load(workspace: Workspace, dataset: str, epochs: int) -> World:
+def load(workspace: Workspace, dataset: str, epochs: int, device: str) -> World:
     params = load_params(workspace, dataset)
     items = Items.load(workspace.step(dataset, "splits"))
     modalities, encoders = load_modalities(
@@ -152,7 +153,7 @@ def load(workspace: Workspace, dataset: str, epochs: int) -> World:
         regular=Sequences.load(workspace.step(dataset, "sequences") / UserGroup.REGULAR.value),
         modalities={name: each for name, each in modalities.items() if each.present.any()},
         encoders=encoders,
-        generative=params.generative.model_copy(update={"epochs": epochs}),
+        generative=params.generative.model_copy(update={"epochs": epochs, "device": device}),
     )
 
 

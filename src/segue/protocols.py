@@ -121,6 +121,13 @@ class TrainableRecommender(GenerativeRecommender, Protocol):
 
     content_dimensions: int
 
+    def adopt(self, items: Tensor) -> None:
+        """Told before training which of the bound items ([N] bool) have events to learn from.
+
+        A model with parameters of single items makes them for these alone: what has no event would only be
+        pushed away. Others do nothing."""
+        ...
+
     @property
     def max_length(self) -> int:
         """Events of a history that it reads, the newest."""
@@ -133,3 +140,5 @@ class TrainableRecommender(GenerativeRecommender, Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
     def eval(self) -> Any: ...
+
+    def to(self, device: str) -> Any: ...

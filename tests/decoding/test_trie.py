@@ -48,14 +48,12 @@ def test_children_and_views_agree_with_python_sets(
     assert sorted(trie.items.tolist()) == torch.nonzero(active).flatten().tolist()
 
 
-def test_ancestors_and_means_follow_the_codes() -> None:
+def test_ancestors_and_parents_follow_the_codes() -> None:
     codes = torch.tensor([[2, 0, 0], [0, 1, 2], [0, 1, 0], [0, 3, 0]])
     trie = Trie.build(codes, SIZES)
-    values = torch.tensor([[1.0], [2.0], [4.0], [8.0]])
-    means = trie.mean_below(values, torch.tensor([1.0, 1.0, 1.0, 0.0]))
     path = trie.ancestors(torch.arange(4))
-    assert means[0][path[1]].flatten().tolist() == [1.0, 3.0, 3.0, 3.0]
-    assert means[1][path[2]].flatten().tolist() == [1.0, 3.0, 3.0, 0.0]  # nothing below 0-3 has a vector
+    for depth in range(1, 4):
+        assert torch.equal(trie.parents(depth)[path[depth]], path[depth - 1])
     assert trie.items[path[3]].tolist() == [0, 1, 2, 3]
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from segue.decoding.trie import mixed_radix
 from segue.errors import BindingError
 from segue.generative.house import HouseModel
 from segue.protocols import BoundItems, GenerativeRecommender, HistoryBatch
@@ -116,10 +117,7 @@ def plain_state(model: HouseModel, history: HistoryBatch, bound: BoundItems) -> 
     rows = [model.start]
     for position in range(length):
         item = int(history.items[0, position])
-        vector = bound.vectors[item] / bound.vectors[item].norm() * math.sqrt(len(bound.vectors[item]))
-        row = model.read_content(vector)
-        for level, table in enumerate(model.read_codes):
-            row = row + table.weight[bound.codes[item, level]]
+        row = plain_item(model, item, bound) * math.sqrt(settings.dimensions)
         gap = int(history.timestamps[0, position] - history.timestamps[0, position - 1]) if position else 0
         rows.append(row + model.gaps.weight[min(31, int(math.log2(gap + 1)))])
     hidden = torch.stack(rows)
@@ -139,6 +137,44 @@ def plain_state(model: HouseModel, history: HistoryBatch, bound: BoundItems) -> 
         hidden = hidden + block.mlp(block.before_mlp(hidden))
     state: Tensor = model.norm(hidden)[length]
     return state
+
+
+def plain_item(model: HouseModel, item: int, bound: BoundItems) -> Tensor:
+    """[d] from the definition: content, the codes that mean something, and the item's identity, normalised."""
+    vector = bound.vectors[item] / bound.vectors[item].norm() * math.sqrt(len(bound.vectors[item]))
+    row = model.item_content(vector)
+    for level, table in enumerate(model.item_codes):
+        row = row + table.weight[bound.codes[item, level]]
+    key = mixed_radix(bound.codes[item], bound.level_sizes)
+    if bool((model.identity_keys == key).any()):
+        row = row + model.identity[int((model.identity_keys == key).nonzero())]
+    return row / row.norm()
+
+
+@torch.no_grad()
+def test_a_node_is_the_mean_of_the_items_below_it() -> None:
+    bound = tiny.items(retired=(2,))
+    model = tiny.model(bound)
+    context = model.encode(tiny.histories([5]))
+    for depth in range(len(tiny.SIZES)):
+        for prefix in {tuple(row) for row in bound.codes[bound.active][:, :depth].tolist()}:
+            below = bound.active & (bound.codes[:, :depth] == torch.tensor(prefix)).all(dim=1)
+            parent = None
+            if depth:
+                node = torch.stack([plain_item(model, i, bound) for i in below.nonzero().flatten().tolist()])
+                node = node.mean(dim=0) + model.node_codes[depth - 1].weight[prefix[-1]]
+                parent = model.parent_projections[depth - 1](node)
+            query = model.head(context.state[0], parent, depth) * model.code_scales[depth].exp()
+            logits = torch.full((tiny.SIZES[depth],), -torch.inf)
+            for code in set(bound.codes[below][:, depth].tolist()):
+                own = below & (bound.codes[:, depth] == code)
+                mean = torch.stack([plain_item(model, i, bound) for i in own.nonzero().flatten().tolist()])
+                vector = mean.mean(dim=0)
+                if depth < len(tiny.SIZES) - 1:
+                    vector = vector + model.node_codes[depth].weight[code]
+                logits[code] = query @ vector + model.count_weights[depth] * math.log(int(own.sum()))
+            found = model.next_code_log_probs(context, torch.tensor([[prefix]], dtype=torch.int64))
+            torch.testing.assert_close(found[0, 0], logits.log_softmax(dim=0), atol=1e-4, rtol=1e-4)
 
 
 def turned(rows: Tensor) -> Tensor:
@@ -203,6 +239,9 @@ def test_later_revisions_bind_to_the_same_weights() -> None:
     model.bind(tiny.items(30, retired=(1,)))
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(model.item_vectors()[:24], before)
+    # What was inserted is read and spoken without an identity.
+    for item in range(24, 30):
+        torch.testing.assert_close(model.item_vectors()[item], plain_item(model, item, tiny.items(30)))
     context = model.encode(tiny.histories([3], 30))
     likelihood = model.log_likelihood(context, torch.arange(30).unsqueeze(0))
     torch.testing.assert_close(likelihood.exp().sum(), torch.tensor(1.0))
@@ -228,6 +267,8 @@ def test_codes_that_nothing_trained_add_nothing() -> None:
     )
     model = new_model(tiny.SETTINGS, chosen)
     assert isinstance(model, HouseModel)
+    model.adopt(torch.arange(int(few.sum())) > 0)
+    assert len(model.identity) == int(few.sum()) - 1
     fit(
         model,
         batches=lambda epoch: [tiny.histories([5, 6, 7], int(few.sum()), seed=epoch)],
@@ -237,11 +278,42 @@ def test_codes_that_nothing_trained_add_nothing() -> None:
         checkpoints=None,
         progress=lambda line: None,
     )
-    for tables in (model.read_codes, model.prefix_codes, model.node_codes, model.item_codes):
+    for tables in (model.node_codes, model.item_codes):
         assert len(tables) == len(tiny.SIZES) - 1  # none for the level that only tells neighbours apart
         for code in {0, *unused}:
             assert float(tables[0].weight[code].detach().abs().max()) == 0
         assert float(tables[0].weight.detach().abs().max()) > 0
+
+
+@torch.no_grad()
+def test_an_identity_is_left_out_as_often_as_the_settings_say() -> None:
+    """Without it an item is its content and codes: what an inserted item has."""
+    settings = tiny.SETTINGS.model_copy(update={"identity_dropout": 0.25, "dropout": 0.0})
+    model = tiny.model(settings=settings)
+    whole = model.item_vectors()
+    bare = tiny.model(settings=settings)
+    bare.identity.zero_()
+    without = bare.item_vectors()
+    torch.manual_seed(0)
+    model.train()
+    left_out = torch.zeros(len(whole))
+    for _ in range(400):
+        vectors = model.item_vectors()
+        is_bare = torch.isclose(vectors, without, atol=1e-5).all(dim=1)
+        assert bool((is_bare | torch.isclose(vectors, whole, atol=1e-5).all(dim=1)).all())
+        left_out += is_bare.float()
+    assert float(left_out.mean()) / 400 == pytest.approx(0.25, abs=0.02)
+
+
+def test_weights_of_more_items_are_loaded_into_a_new_model() -> None:
+    model = tiny.model()
+    other = HouseModel(
+        tiny.SETTINGS, codebook_id=model.codebook_id, level_sizes=tiny.SIZES, content_dimensions=6
+    ).eval()
+    other.bind(tiny.items())
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(other.item_vectors(), model.item_vectors())
 
 
 def test_an_unbound_model_says_so() -> None:

@@ -50,6 +50,7 @@ def model(bound: BoundItems | None = None, settings: GenerativeSettings = SETTIN
     """With every weight away from zero, as after training."""
     made = new_model(settings, bound or items())
     assert isinstance(made, HouseModel)
+    made.adopt(made.trie.leaf_of >= 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters():

@@ -61,9 +61,14 @@ class Sasrec(nn.Module):
 
     Batches are padded on the right: with causal attention no event sees padding. Positions are counted so
     that the newest event of a history stands at the last position, as with the paper's padding on the left.
+
+    With ``content`` [N, D] an item's embedding is the sum of its own and a projection of its content: the same
+    network that sees what a generative contender sees.
     """
 
-    def __init__(self, items: int, settings: SasrecSettings) -> None:
+    content: Tensor | None
+
+    def __init__(self, items: int, settings: SasrecSettings, content: Tensor | None = None) -> None:
         super().__init__()
         if settings.dimensions % settings.heads:
             raise ValueError(f"{settings.dimensions} dimensions cannot be shared by {settings.heads} heads")
@@ -77,13 +82,29 @@ class Sasrec(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim >= 2:
                 nn.init.trunc_normal_(parameter, std=0.02)
+        self.register_buffer("content", content)
+        if content is not None:
+            self.content_projection = nn.Linear(content.shape[1], settings.dimensions)
+
+    def _device(self) -> torch.device:
+        return self.item_embedding.weight.device
+
+    def embeddings(self) -> Tensor:
+        """[N, d] of all items."""
+        weight = self.item_embedding.weight
+        return weight if self.content is None else weight + self.content_projection(self.content)
+
+    def _embedded(self, items: Tensor) -> Tensor:
+        """[..., d] of ``items`` [...]."""
+        own: Tensor = self.item_embedding(items)
+        return own if self.content is None else own + self.content_projection(self.content[items])
 
     def hidden(self, items: Tensor, lengths: Tensor) -> Tensor:
         """[B, T, d] for histories [B, T] (T at most ``max_length``) of lengths [B]."""
         width = items.shape[1]
         positions = self.settings.max_length - lengths[:, None] + torch.arange(width, device=items.device)
         positions = positions.clamp(max=self.settings.max_length - 1)  # beyond the end: padding, never read
-        x = self.item_embedding(items) * self.settings.dimensions**0.5 + self.position_embedding(positions)
+        x = self._embedded(items) * self.settings.dimensions**0.5 + self.position_embedding(positions)
         x = F.dropout(x, self.settings.dropout, self.training)
         for block in self.blocks:
             x = block(x)
@@ -100,17 +121,19 @@ class Sasrec(nn.Module):
         """[N, d] of all items, or [M, d] of ``items`` [M]: the input embedding is the output embedding
         too.
         """
-        weight = self.item_embedding.weight if items is None else self.item_embedding(items)
+        weight = self.embeddings() if items is None else self._embedded(items)
         return weight if self.settings.temperature >= 1.0 else F.normalize(weight, dim=-1)
 
     def user_vectors(self, batch: HistoryBatch) -> Tensor:
         """[B, d] after the newest event of each history; of an empty history it means nothing."""
+        batch = batch.to(self._device())
         hidden = self.hidden(batch.items, batch.lengths)
         last = (batch.lengths - 1).clamp(min=0)
         return self.scaled(hidden[torch.arange(len(last), device=hidden.device), last])
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``total``: each event of the batch is predicted from those before it, all positions at once."""
+        batch = batch.to(self._device())
         width = batch.items.shape[1]
         if width < 2:
             return {"total": self.item_embedding.weight.sum() * 0.0}
@@ -160,7 +183,9 @@ def save_sasrec(model: Sasrec, item_ids: list[str], folder: Path) -> None:
     rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    save_file(
+        {name: value.cpu().contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS
+    )
     write_json(folder / CONFIG, {"model": "sasrec", "settings": model.settings.model_dump(mode="json")})
     save_item_ids(item_ids, folder)
 
@@ -171,6 +196,7 @@ def load_sasrec(folder: Path) -> tuple[Sasrec, list[str]]:
     if not isinstance(config, dict) or config.get("model") != "sasrec":
         raise ArtifactError(f"{folder / CONFIG} describes no sasrec: run the step incumbent again")
     ids = load_item_ids(folder)
-    model = Sasrec(len(ids), SasrecSettings.stored(config["settings"]))
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    weights = load_file(folder / WEIGHTS)
+    model = Sasrec(len(ids), SasrecSettings.stored(config["settings"]), weights.get("content"))
+    model.load_state_dict(weights)
     return model.eval(), ids

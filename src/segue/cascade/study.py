@@ -51,14 +51,22 @@ def train_sasrec(
     progress: Progress,
     checkpoints: Path | None = None,
     report: Report | None = None,
+    content: npt.NDArray[np.float32] | None = None,
+    device: str = "cpu",
 ) -> Trained[Sasrec]:
     """SASRec on ``sequences``: with ``validate`` on their training part, the best epoch's weights kept;
     without, on everything for exactly ``settings.epochs``.
+
+    ``content`` [N, D] of all items: it reads that too.
     """
     seen = sequences.training_part() if validate else sequences
     vocabulary = Vocabulary.of(seen, n_items)
     torch.manual_seed(settings.seed)
-    model = Sasrec(len(vocabulary.items), settings)
+    model = Sasrec(
+        len(vocabulary.items),
+        settings,
+        None if content is None else torch.from_numpy(content[vocabulary.items]),
+    ).to(device)
     validation = (
         Validation(vocabulary.apply(sequences), len(vocabulary.items), settings.max_length)
         if validate

@@ -73,7 +73,7 @@ class Validation:
             for batch, wanted, rows in target_batches(
                 self._sequences, self._targets, batch_size=_BATCH, max_length=self._max_length
             ):
-                scores = (users(batch) @ items.T).float().numpy()
+                scores = (users(batch) @ items.T).float().cpu().numpy()
                 scores[self._seen[rows]] = -np.inf
                 total += float(gains(scores, wanted).sum())
         return total / len(self._targets)

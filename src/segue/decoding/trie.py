@@ -149,23 +149,12 @@ class Trie:
         leaf = self.leaf_of[items].clamp(min=0)
         return [torch.searchsorted(ranges, leaf, right=True) - 1 for ranges in self.leaf_ranges]
 
-    def mean_below(self, values: Tensor, weights: Tensor) -> list[Tensor]:
-        """For depths 1 … L: [n_d, D], the weighted mean of ``values`` [N, D] over the items below each node.
-
-        ``weights`` [N]; a node without weight below it gets zeros.
-        """
-        weight = weights.to(torch.float64)[self.items]
-        value = values.to(torch.float64)[self.items] * weight.unsqueeze(1)
-        means = []
-        for ranges in self.leaf_ranges[1:]:
-            owner = torch.repeat_interleave(
-                torch.arange(len(ranges) - 1, device=value.device), torch.diff(ranges)
-            )
-            zeros = value.new_zeros((len(ranges) - 1, value.shape[1]))
-            sums = zeros.index_add(0, owner, value)
-            counts = value.new_zeros(len(ranges) - 1).index_add(0, owner, weight)
-            means.append((sums / counts.clamp(min=1e-12).unsqueeze(1)).to(values.dtype))
-        return means
+    def parents(self, depth: int) -> Tensor:
+        """[n_depth] int64: the node at ``depth`` - 1 above each node at ``depth`` (1 … L)."""
+        offsets = self.offsets[depth - 1]
+        return torch.repeat_interleave(
+            torch.arange(len(offsets) - 1, device=offsets.device), torch.diff(offsets)
+        )
 
 
 @dataclass(frozen=True, slots=True)

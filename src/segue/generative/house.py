@@ -1,30 +1,33 @@
 """The house model: reads one position an event, speaks code by code.
 
-A causal Transformer reads events; each event's input is the sum of its item's code embeddings, a projection
-of the item's content vector and the logarithmic bucket of the time since the event before. A light
-autoregressive head emits the codes of the next item. Its distribution at level l is a softmax over the
-*children* of the prefix that exist in the trie, each scored by the dot product of the head's normalised
-state with the child's *node vector*: the embedding of its code plus a projection of the mean content below
-it. A dense head shares the encoder and scores the whole catalogue by cosine, as in LIGER (Yang et al. 2024)
-and COBRA (Yang et al. 2025); "one position an item, codes only in the head" keeps sequences L times shorter
-than TIGER's (Rajput et al. 2023).
+An item's vector is the normalised sum of a projection of its content, the embeddings of its codes, and an
+*identity* of its own, which only items have that were trained on. A causal Transformer reads events as such
+vectors, with the logarithmic bucket of the time since the event before. A light autoregressive head emits the
+codes of the next item. Its distribution at level l is a softmax over the *children* of the prefix that exist
+in the trie, each scored by the dot product of the head's normalised state with the child's *node vector*: the
+mean of the item vectors below it plus the embedding of its code, and the logarithm of how many items it
+holds, weighted. At the last level a node is an item, so what the heads can tell apart is the same. A dense
+head shares the encoder and scores the whole catalogue by cosine, as in LIGER (Yang et al. 2024) and COBRA
+(Yang et al. 2025); "one position an item, codes only in the head" keeps sequences L times shorter than TIGER's
+(Rajput et al. 2023).
 
-Nothing here is tied to an item's index: the weights speak of codes and content alone. Code embeddings start
-at zero, so a code that no training touched adds nothing, and the last level, which only tells neighbours
-apart, has none: its node vectors are content alone. So an item that is inserted later is read and spoken
-through trained parameters."""
+Nothing here is tied to an item's index: an identity belongs to the whole tuple of codes, which no other item
+ever gets. Code embeddings and identities start at zero, so what no training touched adds nothing; in training
+an identity is left out now and then (DropoutNet, Volkovs et al. 2017), so that content alone has to do. So an
+item that is inserted later is read and spoken through trained parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.decoding.trie import Trie
+from segue.decoding.trie import Trie, mixed_radix
 from segue.errors import BindingError
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
@@ -48,16 +51,29 @@ class HouseContext:
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """What follows from the items; nothing of it is saved with the weights."""
+    """What follows from the items alone; nothing of it is saved with the weights."""
 
     items: BoundItems
     trie: Trie
-    node_content: list[Tensor]  # L of [n_(d+1), D]: the mean content below each node
     active: Tensor  # [A] item indices
+    identity: Tensor  # [N] int64: each item's row among the identities, -1 where it has none
+    owners: list[Tensor]  # L of [n_(d+1)] int64: the parent of each node
+    log_counts: list[Tensor]  # L of [n_(d+1)]: of the items below each node
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """What follows from the items and the weights: made anew in every training step, once when serving."""
+
+    items: Tensor  # [N, d] unit vectors
+    nodes: list[Tensor]  # L of [n_(d+1), d]
+    parents: list[Tensor]  # L - 1 of [n_(d+1), d]: what the head is told of the prefix
 
 
 class HouseModel(nn.Module):
-    """Implements :class:`segue.protocols.GenerativeRecommender`. d is ``settings.dimensions``."""
+    """Implements :class:`segue.protocols.TrainableRecommender`. d is ``settings.dimensions``."""
+
+    identity_keys: Tensor  # [I] int64, ascending: the codes of each item with an identity, as one number
 
     def __init__(
         self,
@@ -73,11 +89,15 @@ class HouseModel(nn.Module):
         self.codebook_id = codebook_id
         self.level_sizes = tuple(int(size) for size in level_sizes)
         self.content_dimensions = content_dimensions
-        coded = self.level_sizes[:-1]
-        self.start = nn.Parameter(torch.randn(width) * 0.02)
+        coded = self.level_sizes[:-1]  # the last level only tells neighbours apart: its codes mean nothing
+        # Items.
         self.missing = nn.Parameter(torch.zeros(content_dimensions))
-        self.read_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
-        self.read_content = _Projection(content_dimensions, width, settings.dropout)
+        self.item_content = _Projection(content_dimensions, width, settings.dropout)
+        self.item_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.identity = nn.Parameter(torch.zeros(0, width))
+        self.register_buffer("identity_keys", torch.zeros(0, dtype=torch.int64))
+        # The encoder.
+        self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.gaps = nn.Embedding(_GAP_BUCKETS, width)
         nn.init.normal_(self.gaps.weight, std=0.02)
         self.blocks = nn.ModuleList(
@@ -85,24 +105,38 @@ class HouseModel(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(settings.dropout)
-        # Code head.
+        # The code head.
         self.head = _CodeHead(width, len(self.level_sizes), settings.dropout)
-        self.prefix_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
         self.node_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
-        self.node_projections = nn.ModuleList(
-            _Projection(content_dimensions, width, settings.dropout) for _ in self.level_sizes
+        self.parent_projections = nn.ModuleList(nn.Linear(width, width) for _ in coded)
+        self.code_scales = nn.Parameter(
+            torch.full((len(self.level_sizes),), -math.log(settings.code_temperature))
         )
-        # Dense head.
+        self.count_weights = nn.Parameter(torch.ones(len(self.level_sizes)))
+        # The dense head.
         self.user_projection = nn.Linear(width, width)
-        self.item_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
-        self.item_content = _Projection(content_dimensions, width, settings.dropout)
         self._bound: _Bound | None = None
-        self._cache: dict[str, Tensor] = {}
+        self._cache: _Tables | None = None
 
     # Binding.
 
+    def adopt(self, items: Tensor) -> None:
+        """Give the bound ``items`` ([N] bool) identities, before the model is trained on them."""
+        bound = self._binding.items
+        keys = mixed_radix(bound.codes[items.to(bound.codes.device)], self.level_sizes).sort().values
+        self.identity_keys = keys
+        self.identity = nn.Parameter(self.start.new_zeros(len(keys), self.settings.dimensions))
+        self._find_identities()
+
+    def _find_identities(self) -> None:
+        """Of the bound items, by their codes."""
+        bound = self._binding
+        rows = _rows_of(mixed_radix(bound.items.codes, self.level_sizes), self.identity_keys)
+        self._bound = replace(bound, identity=rows)
+        self._cache = None
+
     def bind(self, items: BoundItems) -> None:
-        """Derive the trie and the content below each of its nodes.
+        """Derive the trie, and find each item's identity by its codes.
 
         Raises BindingError for another codebook, other level sizes, or vectors of another width.
         """
@@ -127,61 +161,92 @@ class HouseModel(nn.Module):
             active=items.active.to(device),
         )
         trie = Trie.build(items.codes, self.level_sizes, items.active)
-        content = trie.mean_below(items.vectors, items.present.float())
-        self._bound = _Bound(items, trie, content, torch.nonzero(items.active).flatten())
-        self._cache = {}
+        self._bound = _Bound(
+            items,
+            trie,
+            torch.nonzero(items.active).flatten(),
+            identity=torch.empty(0),
+            owners=[trie.parents(depth) for depth in range(1, trie.levels + 1)],
+            log_counts=[torch.diff(ranges).log() for ranges in trie.leaf_ranges[1:]],
+        )
+        self._find_identities()
 
     @property
     def max_length(self) -> int:
         return self.settings.max_length
 
     @property
-    def bound(self) -> BoundItems:
-        return self._tables.items
-
-    @property
     def trie(self) -> Trie:
         """Of the items that the model is bound to."""
-        return self._tables.trie
+        return self._binding.trie
 
     @property
-    def _tables(self) -> _Bound:
+    def _binding(self) -> _Bound:
         if self._bound is None:
             raise BindingError("the model is bound to no items: call bind first")
         return self._bound
 
     def train(self, mode: bool = True) -> HouseModel:
-        self._cache = {}  # weights may change
+        self._cache = None  # weights may change
         super().train(mode)
         return self
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """As many identities as were saved. They are found anew if items are bound."""
+        keys = state_dict.get(f"{prefix}identity_keys")
+        others = keys is not None and not torch.equal(keys.to(self.start.device), self.identity_keys)
+        if keys is not None and len(keys) != len(self.identity_keys):
+            self.identity_keys = torch.zeros_like(keys, device=self.start.device)
+            self.identity = nn.Parameter(self.start.new_zeros(len(keys), self.settings.dimensions))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._cache = None
+        if others and self._bound is not None:
+            self._find_identities()
+
+    # Items and nodes.
+
+    def _tables(self) -> _Tables:
+        if self.training or torch.is_grad_enabled():
+            return self._derived()
+        if self._cache is None:
+            self._cache = self._derived()
+        return self._cache
+
+    def _derived(self) -> _Tables:
+        bound = self._binding
+        items = bound.items
+        content = torch.where(items.present.unsqueeze(-1), items.vectors, self.missing)
+        parts = [self.item_content(content)]
+        parts += [table(items.codes[:, level]) for level, table in enumerate(self.item_codes)]
+        if len(self.identity):
+            known = bound.identity >= 0
+            if self.training and self.settings.identity_dropout:
+                known = known & (
+                    torch.rand(len(known), device=known.device) >= self.settings.identity_dropout
+                )
+            parts.append(
+                torch.where(known.unsqueeze(-1), F.embedding(bound.identity.clamp(min=0), self.identity), 0.0)
+            )
+        vectors = F.normalize(torch.stack([part.float() for part in parts]).sum(dim=0), dim=-1)
+        means = _means_upwards(vectors[bound.trie.items], bound)
+        nodes = [
+            mean + table(bound.trie.codes[depth]).float()
+            for depth, (mean, table) in enumerate(zip(means, self.node_codes, strict=False))
+        ]
+        parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
+        return _Tables(vectors, [*nodes, means[-1]], parents)
+
     # The encoder.
 
-    def _events(self, batch: HistoryBatch) -> Tensor:
-        """[B, T, d] inputs of the events. Each item is embedded once, then looked up."""
-        reading = self._cached("reading", self._reading)
+    def _hidden(self, batch: HistoryBatch, tables: _Tables) -> Tensor:
+        """[B, T + 1, d]: state 0 knows nothing, state t the first t events."""
+        width = self.settings.dimensions
         gap = F.pad((batch.timestamps[:, 1:] - batch.timestamps[:, :-1]).clamp(min=0), (1, 0))
         bucket = torch.log2(gap.double() + 1).long().clamp(max=_GAP_BUCKETS - 1)
-        gaps: Tensor = self.gaps(bucket)
-        return F.embedding(batch.items, reading) + gaps
-
-    def _reading(self) -> Tensor:
-        """[N, d]: how each item is read."""
-        items = self._tables.items
-        content: Tensor = self.read_content(self._content(items.vectors, items.present))
-        codes = [table(items.codes[:, level]) for level, table in enumerate(self.read_codes)]
-        return torch.stack([content, *codes]).sum(dim=0)
-
-    def _content(self, vectors: Tensor, present: Tensor) -> Tensor:
-        content: Tensor = torch.where(present.unsqueeze(-1), vectors, self.missing)
-        return content
-
-    def _hidden(self, batch: HistoryBatch) -> Tensor:
-        """[B, T + 1, d]: state 0 knows nothing, state t the first t events."""
-        events = self._events(batch)
+        events = F.embedding(batch.items, tables.items) * math.sqrt(width) + self.gaps(bucket)
         hidden = torch.cat([self.start.expand(len(events), 1, -1).to(events.dtype), events], dim=1)
         hidden = self.dropout(hidden)
-        rotation = _rotation(hidden.shape[1], self.settings.dimensions // self.settings.heads, hidden.device)
+        rotation = _rotation(hidden.shape[1], width // self.settings.heads, hidden.device)
         for block in self.blocks:
             hidden = block(hidden, rotation)
         normalised: Tensor = self.norm(hidden)
@@ -193,7 +258,7 @@ class HouseModel(nn.Module):
         context: Sequence[dict[str, str]] | None = None,  # noqa: ARG002  # this model reads no context
     ) -> HouseContext:
         batch = histories.to(self.start.device)
-        hidden = self._hidden(batch)
+        hidden = self._hidden(batch, self._tables())
         return HouseContext(batch, hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths])
 
     def append(self, context: HouseContext, events: HistoryBatch) -> HouseContext:
@@ -208,7 +273,7 @@ class HouseModel(nn.Module):
         nodes = trie.find(prefix)
         known = nodes >= 0
         states = context.state.unsqueeze(1).expand(-1, prefix.shape[1], -1)
-        log_probs, child, exists = self._step(states, nodes.clamp(min=0), depth)
+        log_probs, child, exists = self._step(states, nodes.clamp(min=0), depth, self._tables())
         exists = exists & known.unsqueeze(-1)
         result = log_probs.new_full((*nodes.shape, self.level_sizes[depth]), -torch.inf)
         code = trie.codes[depth][child]
@@ -219,24 +284,27 @@ class HouseModel(nn.Module):
         """Items that are not in the trie have -inf."""
         items = items.to(self.start.device)
         states = context.state.unsqueeze(1).expand(-1, items.shape[1], -1)
-        parts = self._path_log_probs(states, self.trie.ancestors(items))
+        parts = self._path_log_probs(states, self.trie.ancestors(items), self._tables())
         return torch.stack(parts).sum(dim=0).masked_fill(self.trie.leaf_of[items] < 0, -torch.inf)
 
-    def _path_log_probs(self, states: Tensor, path: list[Tensor]) -> list[Tensor]:
+    def _path_log_probs(self, states: Tensor, path: list[Tensor], tables: _Tables) -> list[Tensor]:
         """L of [...]: the log-probability of each step down ``path``, from states [..., d]."""
         parts = []
         for depth in range(self.trie.levels):
-            log_probs, _, _ = self._step(states, path[depth], depth)
+            log_probs, _, _ = self._step(states, path[depth], depth, tables)
             rank = path[depth + 1] - self.trie.offsets[depth][path[depth]]
             parts.append(log_probs.gather(-1, rank.unsqueeze(-1)).squeeze(-1))
         return parts
 
-    def _step(self, states: Tensor, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(
+        self, states: Tensor, nodes: Tensor, depth: int, tables: _Tables
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities [..., C] of the children of ``nodes`` [...], the children, and whether they
         exist."""
         child, exists = self.trie.children(nodes, depth)
-        query = self.head(states, self._prefix(nodes, depth), depth) / self.settings.code_temperature
-        vectors = self._cached(f"nodes{depth}", lambda: self._node_vectors(depth))
+        parent = None if depth == 0 else F.embedding(nodes, tables.parents[depth - 1])
+        query = self.head(states, parent, depth) * self.code_scales[depth].exp()
+        vectors = tables.nodes[depth]
         if depth == 0:
             logits = F.linear(query, vectors[child.reshape(-1, child.shape[-1])[0]])
         elif len(vectors) <= (
@@ -245,30 +313,8 @@ class HouseModel(nn.Module):
             logits = F.linear(query, vectors).gather(-1, child)
         else:
             logits = torch.einsum("...d,...cd->...c", query, F.embedding(child, vectors).to(query.dtype))
-        return logits.float().masked_fill(~exists, -torch.inf).log_softmax(dim=-1), child, exists
-
-    def _prefix(self, nodes: Tensor, depth: int) -> Tensor | None:
-        """[..., d]: the codes that lead to ``nodes``, summed."""
-        if depth == 0:
-            return None
-        return F.embedding(nodes, self._cached(f"prefix{depth}", lambda: self._prefix_vectors(depth)))
-
-    def _prefix_vectors(self, depth: int) -> Tensor:
-        """[n_depth, d]."""
-        key = self.trie.keys[depth]
-        total = torch.zeros((), device=key.device)
-        for level in reversed(range(depth)):
-            size = self.level_sizes[level]
-            total = total + self.prefix_codes[level](key % size)
-            key = key // size
-        return total
-
-    def _node_vectors(self, depth: int) -> Tensor:
-        """[n_(depth + 1), d]."""
-        vectors: Tensor = self.node_projections[depth](self._tables.node_content[depth])
-        if depth < len(self.node_codes):
-            vectors = vectors + self.node_codes[depth](self.trie.codes[depth])
-        return vectors
+        logits = logits.float() + self.count_weights[depth] * self._binding.log_counts[depth][child]
+        return logits.masked_fill(~exists, -torch.inf).log_softmax(dim=-1), child, exists
 
     # The dense head.
 
@@ -276,17 +322,11 @@ class HouseModel(nn.Module):
         return self._user(context.state) / self.settings.dense_temperature
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
-        vectors = self._cached("items", self._items)
+        vectors = self._tables().items
         return vectors if items is None else F.embedding(items, vectors)
 
     def _user(self, states: Tensor) -> Tensor:
         return F.normalize(self.user_projection(states).float(), dim=-1)
-
-    def _items(self) -> Tensor:
-        items = self._tables.items
-        content: Tensor = self.item_content(self._content(items.vectors, items.present))
-        codes = [table(items.codes[:, level]) for level, table in enumerate(self.item_codes)]
-        return F.normalize(torch.stack([content, *codes]).sum(dim=0).float(), dim=-1)
 
     # Training.
 
@@ -294,24 +334,24 @@ class HouseModel(nn.Module):
         """``code``: NLL of the L codes; ``dense``: cross entropy over the catalogue; both in nats an
         event."""
         batch = batch.to(self.start.device)
+        tables = self._tables()
         inside = torch.arange(batch.items.shape[1], device=batch.items.device) < batch.lengths.unsqueeze(1)
         weights = (inside & (self.trie.leaf_of[batch.items] >= 0)).float().flatten()
         weights = weights / weights.sum().clamp(min=1)
         # Padded positions are computed and weighted by zero: shapes stay few, and nothing waits for a count.
-        states, targets = self._hidden(batch)[:, :-1].flatten(0, 1), batch.items.flatten()
-        path = self._path_log_probs(states, self.trie.ancestors(targets))
+        states, targets = self._hidden(batch, tables)[:, :-1].flatten(0, 1), batch.items.flatten()
+        path = self._path_log_probs(states, self.trie.ancestors(targets), tables)
         parts = {"code": -(torch.stack(path).sum(dim=0) * weights).sum()}
-        total = parts["code"]
+        total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
-            parts["dense"] = (self._dense_losses(states, targets) * weights).sum()
+            parts["dense"] = (self._dense_losses(states, targets, tables.items) * weights).sum()
             total = total + self.settings.dense_weight * parts["dense"]
         return {"total": total, **parts}
 
-    def _dense_losses(self, states: Tensor, targets: Tensor) -> Tensor:
+    def _dense_losses(self, states: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
         """[M] cross entropies; one of an item that is not in the trie means nothing."""
-        active = self._tables.active
+        active = self._binding.active
         user = self._user(states) / self.settings.dense_temperature
-        vectors = self.item_vectors()
         if len(active) <= _FULL_SOFTMAX_ITEMS:
             place = torch.searchsorted(active, targets).clamp(max=len(active) - 1)
             return F.cross_entropy(F.linear(user, vectors[active]).float(), place, reduction="none")
@@ -325,15 +365,24 @@ class HouseModel(nn.Module):
             torch.cat([positive, logits], dim=1), torch.zeros_like(targets), reduction="none"
         )
 
-    def _cached(self, name: str, make: object) -> Tensor:
-        """Tables that follow from weights and items: made anew in every training step, once when serving."""
-        assert callable(make)
-        if self.training or torch.is_grad_enabled():
-            made: Tensor = make()
-            return made
-        if name not in self._cache:
-            self._cache[name] = make()
-        return self._cache[name]
+
+def _means_upwards(leaves: Tensor, bound: _Bound) -> list[Tensor]:
+    """For depths 1 … L: [n_d, d], the mean of the ``leaves`` [n_L, d] below each node."""
+    sums = [leaves]
+    for owner, ranges in zip(reversed(bound.owners[1:]), reversed(bound.trie.leaf_ranges[1:-1]), strict=True):
+        sums.insert(0, leaves.new_zeros(len(ranges) - 1, leaves.shape[1]).index_add(0, owner, sums[0]))
+    return [
+        total / torch.diff(ranges).unsqueeze(1)
+        for total, ranges in zip(sums, bound.trie.leaf_ranges[1:], strict=True)
+    ]
+
+
+def _rows_of(wanted: Tensor, keys: Tensor) -> Tensor:
+    """[N] the place of each of ``wanted`` in the ascending ``keys``, -1 where it is not there."""
+    if not len(keys):
+        return torch.full_like(wanted, -1)
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return torch.where(keys[place] == wanted, place, -1)
 
 
 class _Projection(nn.Module):

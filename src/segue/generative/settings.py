@@ -22,9 +22,13 @@ class GenerativeSettings(Settings):
     heads: int = Field(2, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     max_length: int = Field(100, ge=1)  # events of a history that are read, the newest
-    code_temperature: float = Field(0.2, gt=0)
+    code_temperature: float = Field(0.1, gt=0)  # where it begins: each level learns its own
     dense_temperature: float = Field(0.07, gt=0)
+    code_weight: float = Field(1.0, gt=0)  # of the code head's loss
     dense_weight: float = Field(1.0, ge=0)  # of the dense head's loss
+    identity_dropout: float = Field(
+        0.2, ge=0, le=1
+    )  # how often an item must do with content and codes; 1: always
     learning_rate: float = Field(4e-3, gt=0)  # falls linearly to a tenth over ``epochs``
     weight_decay: float = Field(0.0, ge=0)
     batch_events: int = Field(1024, ge=1)  # padded positions of a training step
@@ -33,6 +37,7 @@ class GenerativeSettings(Settings):
     patience: int = Field(4, ge=1)  # epochs without a better validation
     precision: Literal["fp32", "bf16"] = "bf16"
     threads: int = Field(2, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"  # that trains; either serves what the other trained
     seed: int = 17
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from segue.artifacts import read_json, write_json
-from segue.errors import ArtifactError, BindingError
+from segue.errors import ArtifactError, BindingError, ConfigurationError
 from segue.generative.registry import model_factory
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, TrainableRecommender
@@ -23,8 +23,14 @@ FUSION = "fusion.json"
 
 
 def new_model(settings: GenerativeSettings, items: BoundItems) -> TrainableRecommender:
-    """An untrained model, bound to ``items``; its weights depend on ``settings`` and the shapes alone."""
+    """An untrained model on ``settings.device``, bound to ``items``; its weights depend on ``settings`` and the
+    shapes alone.
+
+    Raises ConfigurationError where this machine has no such device."""
     import torch
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("generative.device is cuda, and torch finds no GPU here: set it to cpu")
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -34,6 +40,7 @@ def new_model(settings: GenerativeSettings, items: BoundItems) -> TrainableRecom
             level_sizes=items.level_sizes,
             content_dimensions=items.vectors.shape[1],
         )
+    model.to(settings.device)
     model.bind(items)
     return model
 
@@ -57,7 +64,9 @@ def save_model(
 
 
 def save_weights(folder: Path, model: TrainableRecommender) -> None:
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    save_file(
+        {name: value.cpu().contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS
+    )
 
 
 def load_weights(folder: Path, model: TrainableRecommender) -> None:

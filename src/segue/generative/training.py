@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 Report = Callable[[int, dict[str, float]], None]
 
 _CUTOFF = 10
-_BATCH = 64
+_BATCH = {"cpu": 64, "cuda": 1024}  # histories that are validated together: caches there, launches here
 _TRAINING_FUSION = 0.5  # what epochs and trials are compared by; the weight that serves is chosen afterwards
 _TRAINING_BEAM = 50
 _SPACE = {  # name: low, high, whether on a logarithmic scale
@@ -65,6 +65,8 @@ def train(
         raise DataError("there is no event to train on: splits left the regular users nothing")
     model = new_model(settings, items)
     assert isinstance(model, nn.Module)
+    seen = np.bincount(np.asarray(sequences.items), minlength=len(items.active)) > 0
+    model.adopt(torch.from_numpy(seen) & items.active)
 
     def batches(epoch: int) -> Iterable[HistoryBatch]:
         return sequence_batches(
@@ -131,9 +133,10 @@ def validation_ndcg(
         dense_candidates=decoding.dense_candidates,
         max_length=model.max_length,
     )
+    device = next(model.parameters()).device.type
     gains: dict[float, list[npt.NDArray[np.float64]]] = {weight: [] for weight in weights}
     for batch, wanted, rows in target_batches(
-        sequences, targets, batch_size=_BATCH, max_length=model.max_length
+        sequences, targets, batch_size=_BATCH[device], max_length=model.max_length
     ):
         allowed = items.active.expand(len(rows), -1).clone()
         for row, place in enumerate(rows):
