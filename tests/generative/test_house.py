@@ -99,7 +99,7 @@ def test_the_loss_equals_a_plain_reference() -> None:
             state = plain_state(model, before, bound)
             torch.testing.assert_close(model.encode(before).state[0], state, atol=1e-5, rtol=1e-4)
             code -= float(model.log_likelihood(model.encode(before), torch.tensor([[target]])))
-            user = F.normalize(model.user_projection(state), dim=-1) / model.settings.dense_temperature
+            user = F.normalize(state, dim=-1) / model.settings.dense_temperature
             scores = (model.item_vectors() @ user)[bound.active]
             place = int((torch.nonzero(bound.active).flatten() == target).nonzero())
             dense -= float(scores.log_softmax(dim=0)[place])
@@ -112,16 +112,16 @@ def test_the_loss_equals_a_plain_reference() -> None:
 
 def plain_state(model: HouseModel, history: HistoryBatch, bound: BoundItems) -> Tensor:
     """The encoder in plain loops: one history, one head at a time, attention by definition."""
-    settings, length = model.settings, int(history.lengths[0])
+    settings, tower, length = model.settings, model.tower, int(history.lengths[0])
     width = settings.dimensions // settings.heads
-    rows = [model.start]
+    rows = [tower.start]
     for position in range(length):
         item = int(history.items[0, position])
-        row = plain_item(model, item, bound) * math.sqrt(settings.dimensions)
+        row = plain_sum(model, item, bound) * math.sqrt(settings.dimensions)
         gap = int(history.timestamps[0, position] - history.timestamps[0, position - 1]) if position else 0
-        rows.append(row + model.gaps.weight[min(31, int(math.log2(gap + 1)))])
+        rows.append(row + tower.gaps.weight[min(31, int(math.log2(gap + 1)))])
     hidden = torch.stack(rows)
-    for block in model.blocks:
+    for block in tower.blocks:
         qkv = block.qkv(block.before_attention(hidden))
         query, key, value = qkv.chunk(3, dim=-1)
         heads = []
@@ -135,20 +135,35 @@ def plain_state(model: HouseModel, history: HistoryBatch, bound: BoundItems) -> 
             heads.append(torch.stack(mixed))
         hidden = hidden + block.out(torch.cat(heads, dim=-1))
         hidden = hidden + block.mlp(block.before_mlp(hidden))
-    state: Tensor = model.norm(hidden)[length]
+    state: Tensor = tower.norm(hidden)[length]
     return state
 
 
-def plain_item(model: HouseModel, item: int, bound: BoundItems) -> Tensor:
-    """[d] from the definition: content, the codes that mean something, and the item's identity, normalised."""
+def turned(rows: Tensor) -> Tensor:
+    """Rotary positions as complex numbers: entry pair j of row t is multiplied by exp(i t / 10000^(2 j /
+    width))."""
+    half = rows.shape[1] // 2
+    numbers = torch.complex(rows[:, :half], rows[:, half:])
+    angle = torch.arange(len(rows)).unsqueeze(1) * 10_000 ** (-torch.arange(half) / half)
+    numbers = numbers * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([numbers.real, numbers.imag], dim=-1)
+
+
+def plain_sum(model: HouseModel, item: int, bound: BoundItems) -> Tensor:
+    """[d] from the definition: content, the codes that mean something, and the item's identity."""
     vector = bound.vectors[item] / bound.vectors[item].norm() * math.sqrt(len(bound.vectors[item]))
-    row = model.item_content(vector)
-    for level, table in enumerate(model.item_codes):
+    row: Tensor = model.tower.content(vector * model.settings.content_scale)
+    for level, table in enumerate(model.tower.codes):
         row = row + table.weight[bound.codes[item, level]]
     key = mixed_radix(bound.codes[item], bound.level_sizes)
     if bool((model.identity_keys == key).any()):
-        row = row + model.identity[int((model.identity_keys == key).nonzero())]
-    return row / row.norm()
+        assert model.tower.identity is not None
+        row = row + model.tower.identity[int((model.identity_keys == key).nonzero())]
+    return row
+
+
+def plain_item(model: HouseModel, item: int, bound: BoundItems) -> Tensor:
+    return F.normalize(plain_sum(model, item, bound), dim=0)
 
 
 @torch.no_grad()
@@ -175,16 +190,6 @@ def test_a_node_is_the_mean_of_the_items_below_it() -> None:
                 logits[code] = query @ vector + model.count_weights[depth] * math.log(int(own.sum()))
             found = model.next_code_log_probs(context, torch.tensor([[prefix]], dtype=torch.int64))
             torch.testing.assert_close(found[0, 0], logits.log_softmax(dim=0), atol=1e-4, rtol=1e-4)
-
-
-def turned(rows: Tensor) -> Tensor:
-    """Rotary positions as complex numbers: entry pair j of row t is multiplied by exp(i t / 10000^(2 j /
-    width))."""
-    half = rows.shape[1] // 2
-    numbers = torch.complex(rows[:, :half], rows[:, half:])
-    angle = torch.arange(len(rows)).unsqueeze(1) * 10_000 ** (-torch.arange(half) / half)
-    numbers = numbers * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([numbers.real, numbers.imag], dim=-1)
 
 
 @torch.no_grad()
@@ -268,7 +273,8 @@ def test_codes_that_nothing_trained_add_nothing() -> None:
     model = new_model(tiny.SETTINGS, chosen)
     assert isinstance(model, HouseModel)
     model.adopt(torch.arange(int(few.sum())) > 0)
-    assert len(model.identity) == int(few.sum()) - 1
+    assert model.tower.identity is not None
+    assert len(model.tower.identity) == int(few.sum()) - 1
     fit(
         model,
         batches=lambda epoch: [tiny.histories([5, 6, 7], int(few.sum()), seed=epoch)],
@@ -278,7 +284,7 @@ def test_codes_that_nothing_trained_add_nothing() -> None:
         checkpoints=None,
         progress=lambda line: None,
     )
-    for tables in (model.node_codes, model.item_codes):
+    for tables in (model.node_codes, model.tower.codes):
         assert len(tables) == len(tiny.SIZES) - 1  # none for the level that only tells neighbours apart
         for code in {0, *unused}:
             assert float(tables[0].weight[code].detach().abs().max()) == 0
@@ -292,7 +298,8 @@ def test_an_identity_is_left_out_as_often_as_the_settings_say() -> None:
     model = tiny.model(settings=settings)
     whole = model.item_vectors()
     bare = tiny.model(settings=settings)
-    bare.identity.zero_()
+    assert bare.tower.identity is not None
+    bare.tower.identity.zero_()
     without = bare.item_vectors()
     torch.manual_seed(0)
     model.train()
@@ -303,6 +310,23 @@ def test_an_identity_is_left_out_as_often_as_the_settings_say() -> None:
         assert bool((is_bare | torch.isclose(vectors, whole, atol=1e-5).all(dim=1)).all())
         left_out += is_bare.float()
     assert float(left_out.mean()) / 400 == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("code_tower", ["own", "content"])
+def test_the_code_head_may_have_a_tower_of_its_own(code_tower: str) -> None:
+    """What one head learns then leaves the other alone, and the steps still multiply to a distribution."""
+    model = tiny.model(settings=tiny.SETTINGS.model_copy(update={"code_tower": code_tower}))
+    batch = tiny.histories([3, 6])
+    parts = model.loss(batch)
+    parts["dense"].backward()  # type: ignore[no-untyped-call]
+    assert model.code_tower is not None
+    assert all(p.grad is None for p in model.code_tower.parameters())
+    assert (model.code_tower.identity is None) == (code_tower == "content")
+    model.loss(batch)["code"].backward()  # type: ignore[no-untyped-call]
+    assert model.code_tower.content.weight.grad is not None
+    with torch.no_grad():
+        likelihood = model.log_likelihood(model.encode(batch), torch.arange(24).expand(2, -1))
+    torch.testing.assert_close(likelihood.exp().sum(dim=1), torch.ones(2))
 
 
 def test_weights_of_more_items_are_loaded_into_a_new_model() -> None:

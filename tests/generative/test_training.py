@@ -23,7 +23,7 @@ def silent(line: str) -> None:
 
 def test_training_learns_and_equal_seeds_give_equal_weights() -> None:
     data, bound = tiny.sequences(40), tiny.items()
-    settings = tiny.SETTINGS.model_copy(update={"epochs": 6, "learning_rate": 1e-2})
+    settings = tiny.SETTINGS.model_copy(update={"epochs": 15, "patience": 15, "learning_rate": 2e-2})
     first = train(data.training_part(), bound, settings, validation=data, checkpoints=None, progress=silent)
     again = train(data.training_part(), bound, settings, validation=data, checkpoints=None, progress=silent)
     losses = [metrics["total"] for metrics in first.result.history]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from segue.artifacts import read_json, write_json
 from segue.cascade.alignment import load_item_ids, save_item_ids
-from segue.cascade.ops import full_softmax
 from segue.cascade.settings import TwoTowerSettings
 from segue.errors import ArtifactError
 from segue.protocols import HistoryBatch
+from segue.training.ops import full_softmax
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -2,7 +2,7 @@
 
 An item's vector is the normalised sum of a projection of its content, the embeddings of its codes, and an
 *identity* of its own, which only items have that were trained on. A causal Transformer reads events as such
-vectors, with the logarithmic bucket of the time since the event before. A light autoregressive head emits the
+sums, with the logarithmic bucket of the time since the event before. A light autoregressive head emits the
 codes of the next item. Its distribution at level l is a softmax over the *children* of the prefix that exist
 in the trie, each scored by the dot product of the head's normalised state with the child's *node vector*: the
 mean of the item vectors below it plus the embedding of its code, and the logarithm of how many items it
@@ -11,10 +11,13 @@ head shares the encoder and scores the whole catalogue by cosine, as in LIGER (Y
 (Yang et al. 2025); "one position an item, codes only in the head" keeps sequences L times shorter than TIGER's
 (Rajput et al. 2023).
 
+Both heads may share one tower (item vectors and encoder), or the code head has one of its own, with or without
+identities: two experts, whose sum is worth more than either when they know items by different things.
+
 Nothing here is tied to an item's index: an identity belongs to the whole tuple of codes, which no other item
-ever gets. Code embeddings and identities start at zero, so what no training touched adds nothing; in training
-an identity is left out now and then (DropoutNet, Volkovs et al. 2017), so that content alone has to do. So an
-item that is inserted later is read and spoken through trained parameters."""
+ever gets. Code embeddings start at zero and only trained items have identities, so what no training touched
+adds nothing; in training an identity is left out now and then (DropoutNet, Volkovs et al. 2017), so that
+content alone has to do. So an item that is inserted later is read and spoken through trained parameters."""
 
 from __future__ import annotations
 
@@ -31,10 +34,12 @@ from segue.decoding.trie import Trie, mixed_radix
 from segue.errors import BindingError
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
+from segue.training.ops import causal_attention, cross_entropies
 
 _GAP_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
 _FULL_SOFTMAX_ITEMS = 20_000  # above it the dense head's loss samples its negatives
 _ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children in training
+_INITIAL = 0.02  # standard deviation of embeddings before training
 _NODES_A_CHILD = 64  # without gradients it does up to so many nodes for each child that is wanted
 
 
@@ -43,14 +48,15 @@ class HouseContext:
     """What :meth:`HouseModel.encode` knows of B requests."""
 
     histories: HistoryBatch
-    state: Tensor  # [B, d] hidden state after the last event
+    state: Tensor  # [B, d] hidden state after the last event, for the dense head
+    code_state: Tensor  # [B, d] for the code head: the same where they share a tower
 
     def __len__(self) -> int:
         return len(self.state)
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class Binding:
     """What follows from the items alone; nothing of it is saved with the weights."""
 
     items: BoundItems
@@ -65,7 +71,9 @@ class _Bound:
 class _Tables:
     """What follows from the items and the weights: made anew in every training step, once when serving."""
 
-    items: Tensor  # [N, d] unit vectors
+    raw: Tensor  # [N, d]: how the dense head's tower reads each item
+    items: Tensor  # [N, d] unit vectors: how it scores them
+    code_raw: Tensor  # [N, d]: how the code head's tower reads them
     nodes: list[Tensor]  # L of [n_(d+1), d]
     parents: list[Tensor]  # L - 1 of [n_(d+1), d]: what the head is told of the prefix
 
@@ -90,22 +98,14 @@ class HouseModel(nn.Module):
         self.level_sizes = tuple(int(size) for size in level_sizes)
         self.content_dimensions = content_dimensions
         coded = self.level_sizes[:-1]  # the last level only tells neighbours apart: its codes mean nothing
-        # Items.
         self.missing = nn.Parameter(torch.zeros(content_dimensions))
-        self.item_content = _Projection(content_dimensions, width, settings.dropout)
-        self.item_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
-        self.identity = nn.Parameter(torch.zeros(0, width))
-        self.register_buffer("identity_keys", torch.zeros(0, dtype=torch.int64))
-        # The encoder.
-        self.start = nn.Parameter(torch.randn(width) * 0.02)
-        self.gaps = nn.Embedding(_GAP_BUCKETS, width)
-        nn.init.normal_(self.gaps.weight, std=0.02)
-        self.blocks = nn.ModuleList(
-            _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
+        self.tower = Tower(settings, coded, content_dimensions, identities=True)
+        self.code_tower = (
+            None
+            if settings.code_tower == "shared"
+            else Tower(settings, coded, content_dimensions, identities=settings.code_tower == "own")
         )
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(settings.dropout)
-        # The code head.
+        self.register_buffer("identity_keys", torch.zeros(0, dtype=torch.int64))
         self.head = _CodeHead(width, len(self.level_sizes), settings.dropout)
         self.node_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
         self.parent_projections = nn.ModuleList(nn.Linear(width, width) for _ in coded)
@@ -113,9 +113,7 @@ class HouseModel(nn.Module):
             torch.full((len(self.level_sizes),), -math.log(settings.code_temperature))
         )
         self.count_weights = nn.Parameter(torch.ones(len(self.level_sizes)))
-        # The dense head.
-        self.user_projection = nn.Linear(width, width)
-        self._bound: _Bound | None = None
+        self._bound: Binding | None = None
         self._cache: _Tables | None = None
 
     # Binding.
@@ -125,8 +123,12 @@ class HouseModel(nn.Module):
         bound = self._binding.items
         keys = mixed_radix(bound.codes[items.to(bound.codes.device)], self.level_sizes).sort().values
         self.identity_keys = keys
-        self.identity = nn.Parameter(self.start.new_zeros(len(keys), self.settings.dimensions))
+        for place, tower in enumerate(self._towers()):
+            tower.adopt(len(keys), seed=self.settings.seed * 2 + place)
         self._find_identities()
+
+    def _towers(self) -> list[Tower]:
+        return [self.tower] if self.code_tower is None else [self.tower, self.code_tower]
 
     def _find_identities(self) -> None:
         """Of the bound items, by their codes."""
@@ -151,7 +153,7 @@ class HouseModel(nn.Module):
                 f"the model reads content of {self.content_dimensions} dimensions, the items' vectors have "
                 f"{items.vectors.shape[1]}: bind the vectors that belong to the item map"
             )
-        device = self.start.device
+        device = self.missing.device
         items = BoundItems(
             codebook_id=items.codebook_id,
             level_sizes=self.level_sizes,
@@ -161,7 +163,7 @@ class HouseModel(nn.Module):
             active=items.active.to(device),
         )
         trie = Trie.build(items.codes, self.level_sizes, items.active)
-        self._bound = _Bound(
+        self._bound = Binding(
             items,
             trie,
             torch.nonzero(items.active).flatten(),
@@ -181,7 +183,7 @@ class HouseModel(nn.Module):
         return self._binding.trie
 
     @property
-    def _binding(self) -> _Bound:
+    def _binding(self) -> Binding:
         if self._bound is None:
             raise BindingError("the model is bound to no items: call bind first")
         return self._bound
@@ -192,12 +194,14 @@ class HouseModel(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """As many identities as were saved. They are found anew if items are bound."""
+        """As many identities as were saved; which bound items they are of is found anew."""
         keys = state_dict.get(f"{prefix}identity_keys")
-        others = keys is not None and not torch.equal(keys.to(self.start.device), self.identity_keys)
-        if keys is not None and len(keys) != len(self.identity_keys):
-            self.identity_keys = torch.zeros_like(keys, device=self.start.device)
-            self.identity = nn.Parameter(self.start.new_zeros(len(keys), self.settings.dimensions))
+        others = keys is not None and not torch.equal(keys.to(self.missing.device), self.identity_keys)
+        if others:
+            assert keys is not None
+            self.identity_keys = torch.zeros_like(keys, device=self.missing.device)
+            for tower in self._towers():
+                tower.adopt(len(keys), seed=0)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._cache = None
         if others and self._bound is not None:
@@ -214,56 +218,42 @@ class HouseModel(nn.Module):
 
     def _derived(self) -> _Tables:
         bound = self._binding
-        items = bound.items
-        content = torch.where(items.present.unsqueeze(-1), items.vectors, self.missing)
-        parts = [self.item_content(content)]
-        parts += [table(items.codes[:, level]) for level, table in enumerate(self.item_codes)]
-        if len(self.identity):
-            known = bound.identity >= 0
-            if self.training and self.settings.identity_dropout:
-                known = known & (
-                    torch.rand(len(known), device=known.device) >= self.settings.identity_dropout
-                )
-            parts.append(
-                torch.where(known.unsqueeze(-1), F.embedding(bound.identity.clamp(min=0), self.identity), 0.0)
-            )
-        vectors = F.normalize(torch.stack([part.float() for part in parts]).sum(dim=0), dim=-1)
-        means = _means_upwards(vectors[bound.trie.items], bound)
+        content = torch.where(bound.items.present.unsqueeze(-1), bound.items.vectors, self.missing)
+        raw = code_raw = self.tower.items(content, bound)
+        vectors = code_vectors = F.normalize(raw, dim=-1)
+        if self.code_tower is not None:
+            code_raw = self.code_tower.items(content, bound)
+            code_vectors = F.normalize(code_raw, dim=-1)
+        means = _means_upwards(code_vectors[bound.trie.items], bound)
         nodes = [
             mean + table(bound.trie.codes[depth]).float()
             for depth, (mean, table) in enumerate(zip(means, self.node_codes, strict=False))
         ]
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
-        return _Tables(vectors, [*nodes, means[-1]], parents)
+        return _Tables(raw, vectors, code_raw, [*nodes, means[-1]], parents)
 
     # The encoder.
 
-    def _hidden(self, batch: HistoryBatch, tables: _Tables) -> Tensor:
-        """[B, T + 1, d]: state 0 knows nothing, state t the first t events."""
-        width = self.settings.dimensions
-        gap = F.pad((batch.timestamps[:, 1:] - batch.timestamps[:, :-1]).clamp(min=0), (1, 0))
-        bucket = torch.log2(gap.double() + 1).long().clamp(max=_GAP_BUCKETS - 1)
-        events = F.embedding(batch.items, tables.items) * math.sqrt(width) + self.gaps(bucket)
-        hidden = torch.cat([self.start.expand(len(events), 1, -1).to(events.dtype), events], dim=1)
-        hidden = self.dropout(hidden)
-        rotation = _rotation(hidden.shape[1], width // self.settings.heads, hidden.device)
-        for block in self.blocks:
-            hidden = block(hidden, rotation)
-        normalised: Tensor = self.norm(hidden)
-        return normalised
+    def _hidden(self, batch: HistoryBatch, tables: _Tables) -> tuple[Tensor, Tensor]:
+        """Twice [B, T + 1, d], for the dense head and for the code head: state 0 knows nothing, state t the
+        first t events."""
+        hidden = self.tower.encode(batch, tables.raw)
+        return hidden, hidden if self.code_tower is None else self.code_tower.encode(batch, tables.code_raw)
 
     def encode(
         self,
         histories: HistoryBatch,
         context: Sequence[dict[str, str]] | None = None,  # noqa: ARG002  # this model reads no context
     ) -> HouseContext:
-        batch = histories.to(self.start.device)
-        hidden = self._hidden(batch, self._tables())
-        return HouseContext(batch, hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths])
+        batch = histories.to(self.missing.device)
+        hidden, code_hidden = self._hidden(batch, self._tables())
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return HouseContext(batch, hidden[rows, batch.lengths], code_hidden[rows, batch.lengths])
 
     def append(self, context: HouseContext, events: HistoryBatch) -> HouseContext:
         """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
-        return self.encode(_joined(context.histories, events.to(self.start.device), self.settings.max_length))
+        events = events.to(self.missing.device)
+        return self.encode(_joined(context.histories, events, self.settings.max_length))
 
     # The code head.
 
@@ -272,7 +262,7 @@ class HouseModel(nn.Module):
         trie = self.trie
         nodes = trie.find(prefix)
         known = nodes >= 0
-        states = context.state.unsqueeze(1).expand(-1, prefix.shape[1], -1)
+        states = context.code_state.unsqueeze(1).expand(-1, prefix.shape[1], -1)
         log_probs, child, exists = self._step(states, nodes.clamp(min=0), depth, self._tables())
         exists = exists & known.unsqueeze(-1)
         result = log_probs.new_full((*nodes.shape, self.level_sizes[depth]), -torch.inf)
@@ -282,8 +272,8 @@ class HouseModel(nn.Module):
 
     def log_likelihood(self, context: HouseContext, items: Tensor) -> Tensor:
         """Items that are not in the trie have -inf."""
-        items = items.to(self.start.device)
-        states = context.state.unsqueeze(1).expand(-1, items.shape[1], -1)
+        items = items.to(self.missing.device)
+        states = context.code_state.unsqueeze(1).expand(-1, items.shape[1], -1)
         parts = self._path_log_probs(states, self.trie.ancestors(items), self._tables())
         return torch.stack(parts).sum(dim=0).masked_fill(self.trie.leaf_of[items] < 0, -torch.inf)
 
@@ -325,26 +315,28 @@ class HouseModel(nn.Module):
         vectors = self._tables().items
         return vectors if items is None else F.embedding(items, vectors)
 
-    def _user(self, states: Tensor) -> Tensor:
-        return F.normalize(self.user_projection(states).float(), dim=-1)
+    @staticmethod
+    def _user(states: Tensor) -> Tensor:
+        return F.normalize(states.float(), dim=-1)
 
     # Training.
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``code``: NLL of the L codes; ``dense``: cross entropy over the catalogue; both in nats an
         event."""
-        batch = batch.to(self.start.device)
+        batch = batch.to(self.missing.device)
         tables = self._tables()
         inside = torch.arange(batch.items.shape[1], device=batch.items.device) < batch.lengths.unsqueeze(1)
         weights = (inside & (self.trie.leaf_of[batch.items] >= 0)).float().flatten()
         weights = weights / weights.sum().clamp(min=1)
         # Padded positions are computed and weighted by zero: shapes stay few, and nothing waits for a count.
-        states, targets = self._hidden(batch, tables)[:, :-1].flatten(0, 1), batch.items.flatten()
-        path = self._path_log_probs(states, self.trie.ancestors(targets), tables)
+        hidden, code_hidden = (each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables))
+        targets = batch.items.flatten()
+        path = self._path_log_probs(code_hidden, self.trie.ancestors(targets), tables)
         parts = {"code": -(torch.stack(path).sum(dim=0) * weights).sum()}
         total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
-            parts["dense"] = (self._dense_losses(states, targets, tables.items) * weights).sum()
+            parts["dense"] = (self._dense_losses(hidden, targets, tables.items) * weights).sum()
             total = total + self.settings.dense_weight * parts["dense"]
         return {"total": total, **parts}
 
@@ -354,7 +346,7 @@ class HouseModel(nn.Module):
         user = self._user(states) / self.settings.dense_temperature
         if len(active) <= _FULL_SOFTMAX_ITEMS:
             place = torch.searchsorted(active, targets).clamp(max=len(active) - 1)
-            return F.cross_entropy(F.linear(user, vectors[active]).float(), place, reduction="none")
+            return cross_entropies(user, vectors[active], place)
         # Uniform negatives shared by the batch; log((N - 1) / n) lets their sum stand for the catalogue's.
         count = min(2048, len(active) - 1)
         negatives = active[torch.randint(len(active), (count,), device=active.device)]
@@ -366,7 +358,7 @@ class HouseModel(nn.Module):
         )
 
 
-def _means_upwards(leaves: Tensor, bound: _Bound) -> list[Tensor]:
+def _means_upwards(leaves: Tensor, bound: Binding) -> list[Tensor]:
     """For depths 1 … L: [n_d, d], the mean of the ``leaves`` [n_L, d] below each node."""
     sums = [leaves]
     for owner, ranges in zip(reversed(bound.owners[1:]), reversed(bound.trie.leaf_ranges[1:-1]), strict=True):
@@ -385,24 +377,65 @@ def _rows_of(wanted: Tensor, keys: Tensor) -> Tensor:
     return torch.where(keys[place] == wanted, place, -1)
 
 
-class _Projection(nn.Module):
-    """Content to width: a linear map plus a two-layer correction."""
+class Tower(nn.Module):
+    """Item vectors, and the Transformer that reads histories of them.
 
-    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+    Positions are rotary (Su et al. 2021), so relative: a prefix is read in training as it is when it is all there
+    is."""
+
+    def __init__(
+        self, settings: GenerativeSettings, coded: Sequence[int], content_dimensions: int, *, identities: bool
+    ) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, width)
-        self.inner = nn.Linear(inputs, 2 * width)
-        self.outer = nn.Linear(2 * width, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.zeros_(self.outer.weight)
+        width = settings.dimensions
+        self.settings = settings
+        self.content = nn.Linear(content_dimensions, width)
+        self.codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.identity = nn.Parameter(torch.zeros(0, width)) if identities else None
+        self.start = nn.Parameter(torch.randn(width) * _INITIAL)
+        self.gaps = nn.Embedding(_GAP_BUCKETS, width)
+        self.blocks = nn.ModuleList(
+            _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(settings.dropout)
+        nn.init.normal_(self.gaps.weight, std=_INITIAL)
 
-    def forward(self, content: Tensor) -> Tensor:
-        result: Tensor = self.linear(content) + self.outer(self.dropout(F.gelu(self.inner(content))))
-        return result
+    def adopt(self, count: int, *, seed: int) -> None:
+        """Fresh identities of ``count`` items."""
+        if self.identity is not None:
+            made = torch.randn(count, self.settings.dimensions, generator=torch.Generator().manual_seed(seed))
+            self.identity = nn.Parameter((made * _INITIAL).to(self.start.device))
+
+    def items(self, content: Tensor, bound: Binding) -> Tensor:
+        """[N, d] of the bound items, whose content is [N, D]."""
+        total: Tensor = self.content(content * self.settings.content_scale).float()
+        for level, table in enumerate(self.codes):
+            total = total + table(bound.items.codes[:, level])
+        if self.identity is None or not len(self.identity):
+            return total
+        known = bound.identity >= 0
+        if self.training and self.settings.identity_dropout:
+            known = known & (torch.rand(len(known), device=known.device) >= self.settings.identity_dropout)
+        own = F.embedding(bound.identity.clamp(min=0), self.identity)
+        return total + own * known.unsqueeze(-1)
+
+    def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
+        """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
+        gap = F.pad((batch.timestamps[:, 1:] - batch.timestamps[:, :-1]).clamp(min=0), (1, 0))
+        bucket = torch.log2(gap.double() + 1).long().clamp(max=_GAP_BUCKETS - 1)
+        events = F.embedding(batch.items, items) * math.sqrt(items.shape[1]) + self.gaps(bucket)
+        hidden = torch.cat([self.start.expand(len(events), 1, -1).to(events.dtype), events], dim=1)
+        hidden = self.dropout(hidden)
+        rotation = _rotation(hidden.shape[1], self.settings.dimensions // self.settings.heads, hidden.device)
+        for block in self.blocks:
+            hidden = block(hidden, rotation)
+        normalised: Tensor = self.norm(hidden)
+        return normalised
 
 
 class _Block(nn.Module):
-    """Pre-norm Transformer block with rotary positions (Su et al. 2021)."""
+    """Pre-norm Transformer block."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -411,7 +444,7 @@ class _Block(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.before_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -419,9 +452,7 @@ class _Block(nn.Module):
         qkv = self.qkv(self.before_attention(hidden)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         # Padding is on the right, so causality alone keeps it out of every real position.
-        attended = F.scaled_dot_product_attention(
-            _rotate(query, rotation), _rotate(key, rotation), value, is_causal=True
-        )
+        attended = causal_attention(_rotate(query, rotation), _rotate(key, rotation), value)
         hidden = hidden + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)))
         result: Tensor = hidden + self.dropout(self.mlp(self.before_mlp(hidden)))
         return result

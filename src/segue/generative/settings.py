@@ -26,6 +26,10 @@ class GenerativeSettings(Settings):
     dense_temperature: float = Field(0.07, gt=0)
     code_weight: float = Field(1.0, gt=0)  # of the code head's loss
     dense_weight: float = Field(1.0, ge=0)  # of the dense head's loss
+    code_tower: Literal["shared", "own", "content"] = (
+        "shared"  # item vectors and encoder of the code head: the dense head's, its own, or its own without identities
+    )
+    content_scale: float = Field(0.1, gt=0)  # of what an item's vector takes from content beside its identity
     identity_dropout: float = Field(
         0.2, ge=0, le=1
     )  # how often an item must do with content and codes; 1: always

@@ -25,24 +25,23 @@ def house_flops_per_token(
     ``coded_content`` is what the tables that are made once a step cost (see :func:`house_table_flops`),
     already divided by the events of a step."""
     d = settings.dimensions
-    blocks = settings.layers * 12 * d * d  # 4 d^2 of attention's projections, 8 d^2 of the MLP
+    towers = 1 if settings.code_tower == "shared" else 2
+    blocks = settings.layers * 8 * d * d  # 4 d^2 of attention's projections, 4 d^2 of the MLP
     attention = (
         settings.layers * 2 * d * (length + 1)
     )  # every position against every one, as kernels count it
     head = len(nodes) * 5 * d * d + d * sum(nodes)  # two layers of width 2 d, one of d; a score a node
-    dense = d * d + d * items if settings.dense_weight > 0 else 0
-    return 6.0 * (blocks + attention + head + dense) + coded_content
+    dense = d * items if settings.dense_weight > 0 else 0
+    return 6.0 * (towers * (blocks + attention) + head + dense) + coded_content
 
 
 def house_table_flops(
     settings: GenerativeSettings, *, content_dimensions: int, nodes: Sequence[int], items: int
 ) -> float:
-    """Training FLOPs of a step's content projections: of every item (read, and for the dense head) and
-    node."""
-    d, c = settings.dimensions, content_dimensions
-    projection = c * d + c * 2 * d + 2 * d * d
-    rows = items * (2 if settings.dense_weight > 0 else 1) + sum(nodes)
-    return 6.0 * rows * projection
+    """Training FLOPs of a step's projections: of every item's content, and of every node that has children."""
+    d = settings.dimensions
+    towers = 1 if settings.code_tower == "shared" else 2
+    return 6.0 * (towers * items * content_dimensions * d + sum(nodes[:-1]) * d * d)
 
 
 def matmul_peak(

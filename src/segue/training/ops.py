@@ -31,12 +31,20 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return (weights @ value.flatten(0, 1)).view_as(query)
 
 
-def full_softmax(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy of targets [P] under the scores of user vectors [P, d] and item vectors [N, d].
+def cross_entropies(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """[P] cross entropies of targets [P] under the scores of user vectors [P, d] and item vectors [N, d].
 
-    Computed a few rows at a time, because a whole batch's scores over the catalogue leave the cache.
+    On a CPU computed a few rows at a time, because a whole batch's scores over the catalogue leave the cache.
     """
-    total = users.new_zeros((), dtype=torch.float32)
-    for some, wanted in zip(torch.split(users, _ROWS), torch.split(targets, _ROWS), strict=True):
-        total = total + F.cross_entropy((some @ items.T).float(), wanted, reduction="sum")
-    return total / len(targets)
+    rows = _ROWS if users.device.type == "cpu" else max(1, len(users))
+    return torch.cat(
+        [
+            F.cross_entropy((some @ items.T).float(), wanted, reduction="none")
+            for some, wanted in zip(torch.split(users, rows), torch.split(targets, rows), strict=True)
+        ]
+    )
+
+
+def full_softmax(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Mean of :func:`cross_entropies`."""
+    return cross_entropies(users, items, targets).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from segue.cascade.ops import causal_attention, full_softmax
+from segue.training.ops import causal_attention, full_softmax
 
 
 def test_attention_equals_torchs():
