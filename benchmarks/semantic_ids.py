@@ -171,9 +171,10 @@ def once(
         {**world.params.tokenizer.model_dump(), **changes, "seed": seed}
     )
     generative = world.generative.model_copy(update={"seed": seed})
-    key = sha256_of(
-        [vary, tokenizer.model_dump(mode="json"), generative.model_dump(mode="json"), world.items.ids]
-    )
+    recorded = generative.model_dump(
+        mode="json", exclude={"device", "threads"}
+    )  # either makes the same model
+    key = sha256_of([vary, tokenizer.model_dump(mode="json"), recorded, world.items.ids])
     folder = runs / key[:16]
     if (folder / "record.json").is_file():
         record = read_json(folder / "record.json")
@@ -202,7 +203,7 @@ def downstream(
     bound = item_map.bound()
     path, facts = fitted(world, training, world.regular, bound, generative, folder)
     cases = build_cases({UserGroup.REGULAR: world.regular}, "test")
-    answers = evaluate_path(path, cases, ListRules(filter_seen=world.params.rules.filter_seen), K, 256)
+    answers = evaluate_path(path, cases, ListRules(filter_seen=world.params.rules.filter_seen), K, 512)
     hit, counts = relevance(answers.lists, cases.targets)
     beam = np.isin(answers.sources, [i for i, name in enumerate(answers.source_names) if "beam" in name])
     return {
@@ -295,13 +296,13 @@ def fitted(
     generative: GenerativeSettings,
     folder: Path,
 ) -> tuple[GenerativePath, dict[str, Any]]:
-    """The trained model as a path, its fusion weight chosen on validation."""
+    """The model trained for exactly so many epochs, as a path, its fusion weight chosen on validation."""
     began = time.monotonic()
     trained = train(
         training,
         bound,
         generative,
-        validation=known,
+        validation=None,
         checkpoints=folder / "checkpoints",
         progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
@@ -316,7 +317,8 @@ def fitted(
     )
     return path, {
         "train_seconds": time.monotonic() - began,
-        "best_epoch": trained.result.best_epoch,
+        "trained_on": torch.cuda.get_device_name() if generative.device == "cuda" else harness.processor(),
+        "epochs": trained.result.epochs,
         "dense_weight": weight,
         "validation": values[weight],
     }
@@ -430,10 +432,20 @@ def downstream_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str,
                 "error": mean(records, "reconstruction_error"),
                 "faiss RQ excess_collisions": mean(faiss_of, "excess_collisions") if faiss_of else None,
                 "faiss RQ error": mean(faiss_of, "reconstruction_error") if faiss_of else None,
-                "train_seconds": mean(records, "train_seconds"),
+                "trained on": training(records),
             }
         )
     return rows
+
+
+def training(records: list[dict[str, Any]]) -> str:
+    """On what the runs were trained, and the mean seconds that it took there."""
+    own: dict[str, list[dict[str, Any]]] = {}
+    for run in records:
+        own.setdefault(run["trained_on"], []).append(run)
+    return "; ".join(
+        f"{device}: {len(runs)} in {mean(runs, 'train_seconds'):.0f} s" for device, runs in own.items()
+    )
 
 
 def insertion_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -456,7 +468,7 @@ def insertion_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, 
                 "difference": interval(difference),
                 "recall@10 popularity": 0.0,
                 "share_of_lists": mean(records, "share_of_lists"),
-                "train_seconds": mean(records, "train_seconds"),
+                "trained on": training(records),
             }
         )
     return rows

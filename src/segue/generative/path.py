@@ -27,7 +27,7 @@ from segue.schema import PathName
 
 Heads = Literal["fused", "code", "dense"]
 
-_BATCH = 64  # requests that are encoded and decoded together
+_BATCH = {"cpu": 64, "cuda": 256}  # requests that are decoded together: caches there, launches here
 _BEAM, _DENSE = 1, 2  # bits of who proposed a candidate
 _SOURCES = {_BEAM: "beam", _DENSE: "dense", _BEAM | _DENSE: "beam+dense"}
 
@@ -93,8 +93,9 @@ class GenerativePath:
         if k < 1:
             raise DataError(f"k is {k}: ask for at least one item")
         lists: list[RankedList] = []
-        for low in range(0, len(requests), _BATCH):
-            lists.extend(self._recommend(requests[low : low + _BATCH], k, rules))
+        together = _BATCH[self.model.trie.items.device.type]
+        for low in range(0, len(requests), together):
+            lists.extend(self._recommend(requests[low : low + together], k, rules))
         return lists
 
     def _recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
