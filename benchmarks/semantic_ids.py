@@ -29,6 +29,7 @@ from segue.artifacts import read_json, write_json
 from segue.canonical import sha256_of
 from segue.data.sequences import Sequences
 from segue.encoders.collaborative import collaborative_vectors, consumed_together
+from segue.errors import ConfigurationError
 from segue.evaluation.bootstrap import mean_intervals
 from segue.evaluation.metrics import ndcg, recall, relevance
 from segue.evaluation.protocol import build_cases, evaluate_path
@@ -115,6 +116,8 @@ def main() -> None:
     rows = insertion_rows(found) if arguments.vary == "insertion" else downstream_rows(found)
     for row in rows:
         row["dataset"] = arguments.dataset
+    if arguments.vary == "tokenizers":
+        rows.append(faiss_row(runs, world, arguments.levels))
     columns = ["dataset", *(name for name in rows[0] if name != "dataset")]
     path = harness.write(
         f"semantic_ids_{arguments.vary}_{arguments.dataset}".replace("-", "_"),
@@ -216,7 +219,6 @@ def downstream(
             for name in ("unique_rate", "unique_item_rate", "excess_collisions", "reconstruction_error")
         },
         "usage": [level["usage"] for level in quality["levels"]],
-        "faiss_residual_quantizer": faiss_codes(vectors, tokenizer),
     }
 
 
@@ -340,21 +342,36 @@ def pairs(training: Sequences, items: int, settings: TokenizerSettings) -> npt.N
     )
 
 
-def faiss_codes(vectors: npt.NDArray[np.float32], settings: TokenizerSettings) -> dict[str, float] | None:
-    """Error and excess collisions of ``faiss.ResidualQuantizer`` on the same vectors, where sizes are powers of 2."""
+def faiss_row(runs: Path, world: World, levels: list[int] | None) -> dict[str, Any]:
+    """Codes of ``faiss.ResidualQuantizer`` (beam search, its defaults) on the vectors that the others quantize; no
+    model is trained on them. Raises ConfigurationError for level sizes that are no powers of 2."""
     import faiss
 
-    sizes = settings.level_sizes[:-1]
-    if any(size & (size - 1) for size in sizes) or len(vectors) < max(sizes):
-        return None
-    quantizer = faiss.ResidualQuantizer(vectors.shape[1], np.log2(sizes).astype(np.uint64))
-    quantizer.train(vectors)
-    codes = quantizer.compute_codes(vectors)
-    error = ((vectors - quantizer.decode(codes)) ** 2).sum() / ((vectors - vectors.mean(axis=0)) ** 2).sum()
-    return {
-        "reconstruction_error": float(error),
-        "excess_collisions": len(codes) - len(np.unique(codes, axis=0)),
-    }
+    changes = {"level_sizes": levels} if levels else {}
+    settings = TokenizerSettings.model_validate({**world.params.tokenizer.model_dump(), **changes})
+    file = runs / f"faiss-{sha256_of([settings.model_dump(mode='json'), world.items.ids])[:16]}.json"
+    if not file.is_file():
+        codebook = Codebook.fit(wanted(world.modalities, settings), world.encoders, settings, None)
+        vectors, _ = codebook.fuse(world.modalities)
+        bits = faiss.UInt64Vector()
+        for size in settings.level_sizes[:-1]:
+            if size & (size - 1):
+                raise ConfigurationError(f"FAISS needs level sizes that are powers of 2, not {size}")
+            bits.push_back(size.bit_length() - 1)
+        quantizer = faiss.ResidualQuantizer(vectors.shape[1], bits)
+        quantizer.train(vectors)
+        codes = quantizer.compute_codes(vectors)
+        spread = ((vectors - vectors.mean(axis=0)) ** 2).sum()
+        write_json(
+            file,
+            {
+                "excess_collisions": len(codes) - len(np.unique(codes, axis=0)),
+                "error": float(((vectors - quantizer.decode(codes)) ** 2).sum() / spread),
+            },
+        )
+    found = read_json(file)
+    assert isinstance(found, dict)
+    return {"variant": "faiss.ResidualQuantizer, codes alone", **found}
 
 
 def without(sequences: Sequences, dropped: npt.NDArray[np.bool_]) -> Sequences:
@@ -415,7 +432,6 @@ def downstream_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str,
         value, share, difference = mean_intervals(
             np.vstack([gain, hits, gain - base]), samples=SAMPLES, confidence=0.95, seed=SEED
         )
-        faiss_of = [run["faiss_residual_quantizer"] for run in records if run["faiss_residual_quantizer"]]
         rows.append(
             {
                 "variant": variant,
@@ -430,8 +446,6 @@ def downstream_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str,
                 ),
                 "excess_collisions": mean(records, "excess_collisions"),
                 "error": mean(records, "reconstruction_error"),
-                "faiss RQ excess_collisions": mean(faiss_of, "excess_collisions") if faiss_of else None,
-                "faiss RQ error": mean(faiss_of, "reconstruction_error") if faiss_of else None,
                 "trained on": training(records),
             }
         )
