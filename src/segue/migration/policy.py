@@ -83,7 +83,7 @@ def evaluate(
     matching = [item for item in evidence if _answers(item, requirement)]
     bound = [item for item in matching if _is_bound(item, recipe=recipe, bundle=bundle)]
     if not bound:
-        what = _subject(requirement)
+        what = subject(requirement)
         if matching:
             other = "another bundle" if requirement.kind == "serving" else "another recipe"
             reason = f"{what}: missing; what was measured was measured on {other}"
@@ -115,7 +115,7 @@ def _judge(requirement: Requirement, item: Evidence, as_of: datetime | None) -> 
         return Verdict(
             requirement=requirement,
             status=status,
-            reason=f"{_subject(requirement)}: {status.value}; {reason}",
+            reason=f"{subject(requirement)}: {status.value}; {reason}",
             estimate=item.estimate,
             low=item.low,
             high=item.high,
@@ -191,7 +191,8 @@ def _needed_n(
     return None, "the estimate itself misses it, so more data alone is not expected to help"
 
 
-def _subject(requirement: Requirement) -> str:
+def subject(requirement: Requirement) -> str:
+    """What is required, in words: every reason begins with it."""
     what = f"{requirement.kind} {requirement.metric}"
     if requirement.slice != "all":
         what += f" on {requirement.slice}"
@@ -229,7 +230,7 @@ def problems(policy: Policy, name: str = "policy") -> list[str]:
     if not policy.requirements:
         found.append(f"{name} has no requirement: it could never fail")
     for number, requirement in enumerate(policy.requirements):
-        where = f"{name}, requirement {number} ({_subject(requirement)})"
+        where = f"{name}, requirement {number} ({subject(requirement)})"
         found.extend(f"{where} {problem}" for problem in _requirement_problems(requirement))
     found.extend(_contradictions(policy.requirements, name))
     return found
@@ -274,7 +275,7 @@ def _contradictions(requirements: Sequence[Requirement], name: str) -> list[str]
         )
 
     return [
-        f"{name} can never pass: {_subject(floor)} contradicts {_subject(ceiling)}"
+        f"{name} can never pass: {subject(floor)} contradicts {subject(ceiling)}"
         for floor in requirements
         for ceiling in requirements
         if floor.direction == "at_least"
