@@ -20,6 +20,7 @@ from segue.canonical import sha256_of
 from segue.errors import ConfigurationError
 from segue.migration.evidence import Evidence
 from segue.migration.settings import MigrationSettings, Policy, Requirement
+from segue.migration.statistics.asymptotic import users_for
 
 POWER: Final = 0.8  # with which a margin should be resolved, when the n that it would take is told
 
@@ -171,7 +172,8 @@ def _needed_n(
 
     A mean's interval narrows with the square root of n. Where the estimate lies on the good side of the
     margin it is taken for the truth; where it does not, only an assumption helps: that there is no difference
-    at all (power 80 %, normal approximation; the usual sample size of a non-inferiority test).
+    at all (power 80 %, normal approximation; the usual sample size of a non-inferiority test, or what a
+    confidence sequence takes, which is more).
     """
     at_least = requirement.direction == "at_least"
     room = estimate - requirement.margin if at_least else requirement.margin - estimate
@@ -182,8 +184,11 @@ def _needed_n(
         )
     tolerated = -requirement.margin if at_least else requirement.margin
     if requirement.against is not None and tolerated > 0 and item.sd:
-        z = NormalDist().inv_cdf(0.5 + item.confidence / 2) + NormalDist().inv_cdf(POWER)
-        needed = math.ceil((z * item.sd / tolerated) ** 2)
+        if item.interval == "confidence_sequence":
+            needed = users_for(tolerated, item.sd, item.confidence, POWER)
+        else:
+            z = NormalDist().inv_cdf(0.5 + item.confidence / 2) + NormalDist().inv_cdf(POWER)
+            needed = math.ceil((z * item.sd / tolerated) ** 2)
         return needed, (
             f"the estimate itself misses it; were there truly no difference, it would take about {needed} "
             f"{item.unit}s to show that with {POWER:.0%} power"

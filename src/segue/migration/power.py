@@ -28,6 +28,7 @@ from segue.migration.statistics import asymptotic, bounded, sample_ratio
 from segue.migration.statistics.asymptotic import MINIMUM_USERS, OPTIMISED_FOR
 from segue.migration.statistics.family import confidence_of
 from segue.migration.statistics.interval import Floats, Form
+from segue.schema import PathName
 
 _PATHS: Final = 2000
 _BOUNDED_PATHS: Final = 200  # of single users, hence dearer; the standard error of the power is 3 points
@@ -158,6 +159,7 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
     truth = _expected(requirement, plan)
     at_least = requirement.direction == "at_least"
     room = truth - requirement.margin if at_least else requirement.margin - truth
+    own_share = 1.0 - plan.share if requirement.path == PathName.CASCADE else plan.share
     if name == "sample_ratio_deviation":
         arm, form, assumes = (
             1.0,
@@ -166,7 +168,7 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
         )
         crossing = _ratio_crossing(requirement, plan, truth, confidence)
     elif name == "interleaving_preference" or (requirement.against is None and name.endswith("_rate")):
-        arm, form = plan.share, Form.BETTING
+        arm, form = own_share, Form.BETTING
         if name == "interleaving_preference":
             assumes = f"{plan.ties:.0%} of the users prefer neither; all treated users see interleaved lists"
         else:
@@ -174,7 +176,7 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
         crossing = _bounded_crossing(requirement, plan, truth, confidence)
     else:
         form = Form.ASYMPTOTIC
-        arm = 1.0 if requirement.against is not None else plan.share
+        arm = 1.0 if requirement.against is not None else own_share
         sd = _sd(requirement, plan)
         assumes = f"one user's figure has the standard deviation {sd:g} in either arm"
         crossing = _asymptotic_crossing(requirement, plan, truth, sd, confidence)

@@ -182,6 +182,44 @@ def simulate(
     )
 
 
+# How a window passes: requests are spread evenly over its looks, a click is reported so many looks after it.
+WINDOW_LOOKS: Final = 3
+REPORT_DELAYS: Final = (0.5, 0.3, 0.1)  # the rest is never reported
+
+
+def simulate_so_far(
+    population: Population, schedule: Schedule, random: np.random.Generator, effect: Effect = NONE
+) -> tuple[UserMoments, UserMoments]:
+    """Moments ``[E, L]`` (clicks and requests) of two equal arms if *everybody who has entered* counts at each look with
+    what is known of them so far: users whose windows are open, clicks that are not reported yet."""
+    users = draw_users(population, random, schedule.shape)
+    treated = random.random(schedule.shape) < 0.5
+    taste = np.minimum(users.taste * np.where(treated, effect.clicks, 1.0), 1.0)
+    ages = WINDOW_LOOKS + len(REPORT_DELAYS) - 1
+    requests = np.zeros((ages, *schedule.shape))
+    clicks = np.zeros((ages, *schedule.shape))
+    for age in range(WINDOW_LOOKS):
+        made = random.poisson(users.rate / WINDOW_LOOKS) + (age == 0)
+        requests[age] += made
+        pending, remaining = random.binomial(made, taste), 1.0
+        for delay, chance in enumerate(REPORT_DELAYS):
+            reported = random.binomial(pending, chance / remaining)
+            clicks[age + delay] += reported
+            pending, remaining = pending - reported, remaining - chance
+    known = np.stack([clicks.cumsum(axis=0), requests.cumsum(axis=0)], axis=-1)
+    return _so_far(known, treated), _so_far(known, ~treated)
+
+
+def _so_far(known: Floats, who: npt.NDArray[np.bool_]) -> UserMoments:
+    """From what is known of each user at each age ``[A, E, L, U, d]``: at look t those who entered at t - a have age a, the
+    last age standing for all later ones."""
+    by_age = [_moments(figures, who) for figures in known]
+    total = by_age[-1].cumulative(1).later(len(by_age) - 1)
+    for age, entered in enumerate(by_age[:-1]):
+        total = total + entered.later(age)
+    return total
+
+
 def _moments(figures: Floats, who: npt.NDArray[np.bool_]) -> UserMoments:
     own = figures * who[..., None]
     return UserMoments(

@@ -85,7 +85,7 @@ def off_policy_evidence(
         n=sequence.n,
         protocol=(
             f"off-policy {found.estimator.value}, effective sample size {found.effective_sample_size:.0f} "
-            f"decisions, mean weight {found.mean_weight:.3f}; {sequence.protocol}"
+            f"decisions or {found.effective_users:.0f} users, mean weight {found.mean_weight:.3f}; {sequence.protocol}"
         ),
         dataset=dataset,
         snapshot=snapshot,

@@ -18,6 +18,7 @@ arms, and s_t is the standard error of the difference.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from segue.migration.statistics.interval import Floats
 
 MINIMUM_USERS: Final = 500  # in the smaller arm, before an asymptotic interval is given at all
 # Users of both arms at which the sequence is narrowest. Too small costs little (6 % of the width at eight times as many
-# users), too large a lot (100 % at an eightieth).
+# users), too large a lot (100 % at a fortieth).
 OPTIMISED_FOR: Final = 5_000
 
 
@@ -80,6 +81,29 @@ def bounds(
     allowed = (np.asarray(users) >= minimum_users) & (np.asarray(standard_error) > 0)
     half = np.where(allowed, half, np.nan)
     return Bounds(np.asarray(estimate - half), np.asarray(estimate + half))
+
+
+def users_for(
+    room: float, sd: float, confidence: float, power: float, *, optimised_for: float = OPTIMISED_FOR
+) -> int:
+    """Users at which the sequence, looked at then, leaves out what lies ``room`` from the truth with ``power``.
+
+    Smallest n with room sqrt(n) / sd >= multiplier(n) + z_power. A little too many, because the sequence may have
+    done so before; :mod:`segue.migration.power` counts that too. ``sd`` is such that the standard error is sd / sqrt(n).
+    """
+    quantile, rho = NormalDist().inv_cdf(power), tuned_rho(optimised_for, confidence)
+
+    def resolved(n: int) -> bool:
+        return room * math.sqrt(n) / sd >= float(multiplier(np.asarray(n), confidence, rho)) + quantile
+
+    enough = 1
+    while not resolved(enough):
+        enough *= 2
+    short = enough // 2
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if resolved(middle) else (middle, enough)
+    return enough
 
 
 def p_values(z: Floats, n: Floats, *, rho: float) -> Floats:

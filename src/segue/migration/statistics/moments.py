@@ -50,6 +50,16 @@ class UserMoments:
         """Of all users up to each position of a leading ``axis`` (not negative)."""
         return type(self)(np.cumsum(self.n, axis), np.cumsum(self.total, axis), np.cumsum(self.product, axis))
 
+    def later(self, looks: int) -> Self:
+        """The same, ``looks`` later along axis 1: nobody at first."""
+
+        def shifted(values: Floats) -> Floats:
+            moved = np.zeros_like(values)
+            moved[:, looks:] = values[:, : values.shape[1] - looks]
+            return moved
+
+        return type(self)(shifted(self.n), shifted(self.total), shifted(self.product))
+
     @property
     def mean(self) -> Floats:
         """``[..., d]``; NaN without users."""

@@ -11,7 +11,7 @@ metric: the decisions of one user are dependent.
 
 **Assumptions**: mu was declared when the decision was logged and is right; every action that pi can take had a chance under
 mu (exploration); the reward model was fitted on other data. Where weights are few and large the normal approximation is
-no good, so no bound is given until the effective sample size (Kish 1965, (Σ w)² / Σ w²) reaches the minimum as well.
+no good, so no bound is given until the effective sample size (Kish 1965, (Σ w)² / Σ w²) of users reaches the minimum too.
 This is offline evidence: it says what to try, and no gate that asks for online evidence takes it.
 """
 
@@ -57,12 +57,13 @@ class LoggedDecisions:
 
 @dataclass(frozen=True, slots=True)
 class OffPolicyEstimate:
-    """``interval`` of the reward a decision; ``effective_sample_size`` in decisions; ``mean_weight`` is near one where
-    the declared propensities are right (its expectation is one)."""
+    """``interval`` of the reward a decision; ``effective_sample_size`` in decisions, ``effective_users`` the same of users'
+    summed weights; ``mean_weight`` is near one where the declared propensities are right (its expectation is one)."""
 
     estimator: Estimator
     interval: ConfidenceSequence
     effective_sample_size: float
+    effective_users: float
     mean_weight: float
     largest_weight: float
 
@@ -89,9 +90,9 @@ def estimate(
             )
         corrected = decisions.expected + weight * (decisions.reward - decisions.predicted)
         numerator, denominator = corrected, np.ones_like(weight)
-    total, squares = float(weight.sum()), float((weight**2).sum())
-    effective = total**2 / squares if squares > 0 else 0.0
-    users = UserMoments.of(*_by_user(decisions.user, numerator, denominator))
+    numerators, denominators, user_weights = _by_user(decisions.user, numerator, denominator, weight)
+    users = UserMoments.of(numerators, denominators)
+    effective_users = kish(user_weights)
     interval = mean(
         users,
         confidence=confidence,
@@ -100,20 +101,27 @@ def estimate(
         optimised_for=optimised_for,
         minimum_users=minimum_users,
     )
-    if effective < minimum_users:
+    if effective_users < minimum_users:
         interval = replace(
             interval,
             low=float("nan"),
             high=float("nan"),
-            note=f"{interval.note}; the effective sample size is {effective:.0f} decisions: log more exploration",
+            note=f"{interval.note}; the effective sample size is {effective_users:.0f} users: log more exploration",
         )
     return OffPolicyEstimate(
         estimator=estimator,
         interval=interval,
-        effective_sample_size=effective,
+        effective_sample_size=kish(weight),
+        effective_users=effective_users,
         mean_weight=float(weight.mean()),
         largest_weight=float(weight.max()),
     )
+
+
+def kish(weights: Floats) -> float:
+    """(Σ w)² / Σ w²: of how many equally weighted units the estimate is as good."""
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def weights(decisions: LoggedDecisions) -> Floats:
