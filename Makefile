@@ -22,10 +22,10 @@ export TOKENIZERS_PARALLELISM = false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench clean
+.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench bench-gates clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.done ## a virtual environment with everything, pinned
 
@@ -81,6 +81,11 @@ bench: demo ## every benchmark, and RESULTS.md from what they wrote
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.tokenizers
 	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.gates
+	$(BIN)/python -m benchmarks.render
+
+bench-gates: setup ## false alarms and power of the online gates, on 2,000 simulated experiments (some minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gates
 	$(BIN)/python -m benchmarks.render
 
 clean: ## what the graph can write again; fetched sources and state/ (with what was appended) stay

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["summary"], "segue run"),
         (["recommend", "--users", "u.csv", "--out", "o.parquet"], "nothing is deployed"),
         (["tokens", "drift"], "segue run"),
+        (["policy", "power", "hybrid", "--users-per-day", "500"], "--sd ctr=VALUE"),
+        (["policy", "power", "full", "--users-per-day", "500", "--sd", "ctr"], "metric=number"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_the_mend(
@@ -49,6 +52,15 @@ def test_a_mistake_is_one_line_that_says_the_mend(
     assert told in finished.stderr
     assert "Traceback" not in finished.stderr
     assert finished.stderr.count("\n") == 1
+
+
+def test_the_power_calculator_tells_users_and_days(workspace_root: Path) -> None:
+    options = ("--users-per-day", "50000", "--sd", "ctr=0.2", "--expect", "fallback_rate=0.005")
+    finished = segue("policy", "power", "hybrid", *options, root=workspace_root)
+    assert finished.returncode == 0, finished.stderr
+    told = json.loads(finished.stdout)
+    assert told["days"] == max(one["days"] for one in told["requirements"])
+    assert {one["outcome"] for one in told["requirements"]} == {"met"}
 
 
 def test_status_before_any_deployment_is_one_line(workspace_root: Path) -> None:

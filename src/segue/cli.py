@@ -38,6 +38,7 @@ Reason = Annotated[str, typer.Option(help="Why; it stays in the ledger")]
 MustReason = Annotated[str, typer.Option("--reason", help="Why; it stays in the ledger")]
 Actor = Annotated[str | None, typer.Option(help="Who; default: the login name")]
 Engine = Literal["dagster", "dvc"]
+OnlineTarget = Literal["hybrid", "full", "refresh_recipe"]
 OverrideTarget = Literal[
     "shadow", "pilot", "hybrid", "full", "refresh_data", "refresh_retrain", "refresh_recipe"
 ]
@@ -276,6 +277,45 @@ def policy_lint(dataset: Dataset = DEFAULT) -> None:
     if problems:
         raise ConfigurationError("; ".join(problems))
     print("every policy can pass and can fail")
+
+
+@policy_app.command("power")
+def policy_power(
+    target: Annotated[OnlineTarget, typer.Argument(help="Which policy: what it would admit")],
+    users_per_day: Annotated[float, typer.Option(help="Users who come for the first time, a day, all arms")],
+    dataset: Dataset = DEFAULT,
+    expect: Annotated[
+        list[str] | None, typer.Option(help="metric=value, the truth to be seen; default of a difference: 0")
+    ] = None,
+    sd: Annotated[
+        list[str] | None, typer.Option(help="metric=value, the standard deviation of one user's figure")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Of the users, treated; default: that of the stage before")
+    ] = None,
+    ties: Annotated[float, typer.Option(help="Share of users without a preference when interleaved")] = 0.6,
+    lag_days: Annotated[float, typer.Option(help="Until a user's window has closed")] = 1.0,
+    power: Annotated[float, typer.Option(help="With which probability each requirement is decided")] = 0.8,
+    max_days: Annotated[int, typer.Option(help="Longer is not within reach")] = 365,
+    overrides: Overrides = None,
+) -> None:
+    """How many users and days a policy needs at this traffic to see this difference."""
+    from segue.migration.power import Plan, named_numbers, share_before
+    from segue.migration.power import policy_power as needed
+    from segue.params import load_params
+
+    settings = load_params(Workspace.find(), dataset, overrides or []).migration
+    plan = Plan(
+        users_per_day=users_per_day,
+        share=share if share is not None else share_before(settings, target),
+        expected=named_numbers(expect or [], "--expect"),
+        sd=named_numbers(sd or [], "--sd"),
+        ties=ties,
+        lag_days=lag_days,
+        power=power,
+        max_days=max_days,
+    )
+    _print(needed(getattr(settings, target), plan).model_dump(mode="json"))
 
 
 @app.command()

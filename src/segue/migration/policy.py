@@ -20,6 +20,7 @@ from segue.canonical import sha256_of
 from segue.errors import ConfigurationError
 from segue.migration.evidence import Evidence
 from segue.migration.settings import MigrationSettings, Policy, Requirement
+from segue.migration.statistics.asymptotic import users_for
 
 POWER: Final = 0.8  # with which a margin should be resolved, when the n that it would take is told
 
@@ -83,7 +84,7 @@ def evaluate(
     matching = [item for item in evidence if _answers(item, requirement)]
     bound = [item for item in matching if _is_bound(item, recipe=recipe, bundle=bundle)]
     if not bound:
-        what = _subject(requirement)
+        what = subject(requirement)
         if matching:
             other = "another bundle" if requirement.kind == "serving" else "another recipe"
             reason = f"{what}: missing; what was measured was measured on {other}"
@@ -115,7 +116,7 @@ def _judge(requirement: Requirement, item: Evidence, as_of: datetime | None) -> 
         return Verdict(
             requirement=requirement,
             status=status,
-            reason=f"{_subject(requirement)}: {status.value}; {reason}",
+            reason=f"{subject(requirement)}: {status.value}; {reason}",
             estimate=item.estimate,
             low=item.low,
             high=item.high,
@@ -171,7 +172,8 @@ def _needed_n(
 
     A mean's interval narrows with the square root of n. Where the estimate lies on the good side of the
     margin it is taken for the truth; where it does not, only an assumption helps: that there is no difference
-    at all (power 80 %, normal approximation; the usual sample size of a non-inferiority test).
+    at all (power 80 %, normal approximation; the usual sample size of a non-inferiority test, or what a
+    confidence sequence takes, which is more).
     """
     at_least = requirement.direction == "at_least"
     room = estimate - requirement.margin if at_least else requirement.margin - estimate
@@ -182,8 +184,11 @@ def _needed_n(
         )
     tolerated = -requirement.margin if at_least else requirement.margin
     if requirement.against is not None and tolerated > 0 and item.sd:
-        z = NormalDist().inv_cdf(0.5 + item.confidence / 2) + NormalDist().inv_cdf(POWER)
-        needed = math.ceil((z * item.sd / tolerated) ** 2)
+        if item.interval == "confidence_sequence":
+            needed = users_for(tolerated, item.sd, item.confidence, POWER)
+        else:
+            z = NormalDist().inv_cdf(0.5 + item.confidence / 2) + NormalDist().inv_cdf(POWER)
+            needed = math.ceil((z * item.sd / tolerated) ** 2)
         return needed, (
             f"the estimate itself misses it; were there truly no difference, it would take about {needed} "
             f"{item.unit}s to show that with {POWER:.0%} power"
@@ -191,7 +196,8 @@ def _needed_n(
     return None, "the estimate itself misses it, so more data alone is not expected to help"
 
 
-def _subject(requirement: Requirement) -> str:
+def subject(requirement: Requirement) -> str:
+    """What is required, in words: every reason begins with it."""
     what = f"{requirement.kind} {requirement.metric}"
     if requirement.slice != "all":
         what += f" on {requirement.slice}"
@@ -229,7 +235,7 @@ def problems(policy: Policy, name: str = "policy") -> list[str]:
     if not policy.requirements:
         found.append(f"{name} has no requirement: it could never fail")
     for number, requirement in enumerate(policy.requirements):
-        where = f"{name}, requirement {number} ({_subject(requirement)})"
+        where = f"{name}, requirement {number} ({subject(requirement)})"
         found.extend(f"{where} {problem}" for problem in _requirement_problems(requirement))
     found.extend(_contradictions(policy.requirements, name))
     return found
@@ -274,7 +280,7 @@ def _contradictions(requirements: Sequence[Requirement], name: str) -> list[str]
         )
 
     return [
-        f"{name} can never pass: {_subject(floor)} contradicts {_subject(ceiling)}"
+        f"{name} can never pass: {subject(floor)} contradicts {subject(ceiling)}"
         for floor in requirements
         for ceiling in requirements
         if floor.direction == "at_least"
