@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from segue.errors import ConfigurationError
+from segue.generative.settings import GenerativeSettings
 from segue.params import SECTIONS, load_params
 from segue.workspace import Workspace
 
@@ -20,6 +21,12 @@ def test_every_committed_profile_loads(repository: Path, workspace_root: Path) -
 def test_params_file_states_every_section(repository: Path) -> None:
     stated = yaml.safe_load((repository / "params.yaml").read_text())
     assert set(stated) == {"datasets", *SECTIONS}
+
+
+def test_params_file_states_every_key_of_the_generative_model(repository: Path) -> None:
+    """With the value that the code has for it, so that neither can drift from the other."""
+    stated = yaml.safe_load((repository / "params.yaml").read_text())
+    assert stated["generative"] == GenerativeSettings().model_dump(mode="json")
 
 
 def test_order_is_defaults_profile_override(workspace_root: Path) -> None:

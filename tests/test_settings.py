@@ -19,5 +19,15 @@ def test_retired_keys_are_read_beside_a_model_and_refused_in_parameters() -> Non
     with pytest.raises(ValidationError, match="batch_size"):
         CascadeSettings.model_validate(old)
     assert GenerativeSettings.stored({"batch_size": 16, "epochs": 3}).epochs == 3
+    before_other_models = {
+        key: value for key, value in GenerativeSettings().model_dump().items() if key != "tiger"
+    }
+    assert GenerativeSettings.stored(before_other_models).tiger.targets == 4
     with pytest.raises(ValidationError, match="unknown"):
         GenerativeSettings.stored({"unknown": 1})
+
+
+def test_heads_must_share_the_dimensions() -> None:
+    with pytest.raises(ValidationError, match=r"dimensions 10 must be a multiple of twice the heads \(2\)"):
+        GenerativeSettings(dimensions=10, heads=2)
+    assert GenerativeSettings(dimensions=12, heads=2).dimensions == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +13,13 @@ import numpy.typing as npt
 from segue.schema import PathName
 
 IndexArray = npt.NDArray[np.int64]
+
+
+def user_key(user_id: str | None) -> int:
+    """A user as a number of 63 bits, the same everywhere and always; -1: unknown. For models with user tokens."""
+    if user_id is None:
+        return -1
+    return int.from_bytes(hashlib.blake2b(user_id.encode("utf-8"), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

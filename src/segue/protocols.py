@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segue.paths import Request
+from segue.paths import Request, user_key
 
 if TYPE_CHECKING:
     from segue.decoding.trie import Trie
@@ -35,6 +35,7 @@ class HistoryBatch:
     items: Tensor  # [B, T] int64 item indices, 0 where padded
     timestamps: Tensor  # [B, T] int64 seconds
     lengths: Tensor  # [B] int64; 0: no history
+    users: Tensor | None = None  # [B] int64 :func:`segue.paths.user_key`; None: nobody asked for them
 
     def to(self, device: torch.device) -> HistoryBatch:
         """The same batch on ``device``."""
@@ -42,6 +43,7 @@ class HistoryBatch:
             items=self.items.to(device),
             timestamps=self.timestamps.to(device),
             lengths=self.lengths.to(device),
+            users=None if self.users is None else self.users.to(device),
         )
 
     @classmethod
@@ -59,12 +61,13 @@ class HistoryBatch:
             items=torch.from_numpy(items),
             timestamps=torch.from_numpy(timestamps),
             lengths=torch.tensor(lengths, dtype=torch.int64),
+            users=torch.tensor([user_key(request.user_id) for request in requests], dtype=torch.int64),
         )
 
 
 @runtime_checkable
 class GenerativeRecommender(Protocol):
-    """A model that is bound to a codebook and speaks its codes.
+    """A model that is bound to a codebook and speaks its codes. :class:`DenseHead` is what it may have besides.
 
     B requests, W beams, L levels, N items, d width.
     """
@@ -107,12 +110,17 @@ class GenerativeRecommender(Protocol):
         """[B, M] exact log-probabilities of candidate items [B, M]."""
         ...
 
+
+@runtime_checkable
+class DenseHead(Protocol):
+    """What a recommender has beside that, where it also scores the whole catalogue by dot products."""
+
     def user_vectors(self, context: Any, prefix: Tensor | None = None) -> Tensor:
-        """[B, d] for the dense head."""
+        """[B, d], or [B, W, d] for prefixes [B, W, l] where the head is conditioned on them."""
         ...
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
-        """[N, d] (or [M, d]) for the dense head: scores are dot products with user vectors."""
+        """[N, d] (or [M, d]): scores are dot products with user vectors."""
         ...
 
 

@@ -39,6 +39,7 @@ def test_children_and_views_agree_with_python_sets(
     for depth in range(3):
         for prefix in {row[:depth] for row in living}:
             node = trie.find(torch.tensor(prefix, dtype=torch.int64).reshape(1, 1, depth))
+            assert trie.codes_of(node, depth).tolist() == [[list(prefix)]]
             for rows, mask in (
                 (living, trie.children_mask(node, depth)),
                 (shown, trie.children_mask(node, depth, view)),

@@ -25,7 +25,7 @@ STEPS = {"tuning": tuning.run, "generative_model": generative_model.run, "refit"
 class Line:
     """The three steps, run one after the other in a workspace of their own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *overrides: str) -> None:
         self.workspace = Workspace(root)
         self.params = load_params(
             self.workspace,
@@ -34,6 +34,7 @@ class Line:
                 "tuning.trials=2",
                 "tuning.warmup_epochs=0",
                 *(f"generative.{k}={v}" for k, v in _overrides().items()),
+                *overrides,
             ],
         )
         bound, folder = tiny.items(), self.workspace.data("ml-100k")
@@ -124,6 +125,28 @@ def test_the_steps_end_in_a_path_and_repeat_themselves(line: Line) -> None:
     path = load_path(contexts[2].output, items, line.params.decoding)
     request = Request(history=np.array([1, 2]), timestamps=np.array([0, 60]))
     assert len(path.recommend([request], 5, ListRules())[0].items) == 5
+
+
+def test_the_steps_take_a_model_that_has_codes_alone(
+    workspace_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    line = Line(workspace_root, "generative.model=tiger", "generative.epochs=1", "tuning.trials=1")
+    outputs = [line.run(name).output for name in STEPS]
+    training = read_json(outputs[1] / "training.json")
+    assert isinstance(training, dict)
+    assert training["from_trial"] is True
+    assert set(training["validation_ndcg_at_10"]) == {"0"}
+    for output in outputs[1:]:
+        assert read_json(output / "fusion.json") == {"dense_weight": 0.0}
+        config = read_json(output / "config.json")
+        assert isinstance(config, dict)
+        assert config["model"] == "tiger"
+    path = load_path(
+        outputs[2], bound_items(line.workspace.data("ml-100k") / "item_map"), line.params.decoding
+    )
+    found = path.recommend([Request(history=np.array([1]), timestamps=np.array([0]))], 5, ListRules())[0]
+    assert len(found.items) == 5
 
 
 def test_what_is_kept_is_handed_on(line: Line, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from segue.data.sequences import Sequences
 from segue.generative.house import HouseModel
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import new_model
-from segue.protocols import BoundItems, HistoryBatch
+from segue.protocols import BoundItems, HistoryBatch, TrainableRecommender
 
 SIZES = (4, 3, 4)
 SETTINGS = GenerativeSettings(
@@ -48,14 +49,23 @@ def items(
 
 def model(bound: BoundItems | None = None, settings: GenerativeSettings = SETTINGS) -> HouseModel:
     """With every weight away from zero, as after training."""
-    made = new_model(settings, bound or items())
+    made = named("house", bound, settings)
     assert isinstance(made, HouseModel)
+    return made
+
+
+def named(
+    name: str, bound: BoundItems | None = None, settings: GenerativeSettings = SETTINGS
+) -> TrainableRecommender:
+    """Any model, likewise."""
+    made = new_model(settings.model_copy(update={"model": name}), bound or items())
     made.adopt(made.trie.leaf_of >= 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return made.eval()
+    made.eval()
+    return made
 
 
 def histories(lengths: list[int], count: int = 24, *, seed: int = 2) -> HistoryBatch:
@@ -66,6 +76,24 @@ def histories(lengths: list[int], count: int = 24, *, seed: int = 2) -> HistoryB
     chosen = torch.randint(count, (len(lengths), width), generator=generator)
     gaps = torch.randint(100_000, (len(lengths), width), generator=generator)
     return HistoryBatch(items=chosen * inside, timestamps=gaps.cumsum(dim=1) * inside, lengths=length)
+
+
+def wider(batch: HistoryBatch, by: int) -> HistoryBatch:
+    """The same histories with ``by`` more columns of padding, which hold what must not be read."""
+    return HistoryBatch(
+        items=F.pad(batch.items, (0, by), value=5),
+        timestamps=F.pad(batch.timestamps, (0, by), value=10**9),
+        lengths=batch.lengths,
+    )
+
+
+def row(batch: HistoryBatch, number: int, length: int) -> HistoryBatch:
+    """The first ``length`` events of one history, alone."""
+    return HistoryBatch(
+        items=batch.items[number : number + 1, : max(1, length)],
+        timestamps=batch.timestamps[number : number + 1, : max(1, length)],
+        lengths=torch.tensor([length]),
+    )
 
 
 def sequences(users: int = 12, count: int = 24, *, seed: int = 3) -> Sequences:

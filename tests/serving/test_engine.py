@@ -5,19 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segue.decoding.settings import DecodingSettings
 from segue.errors import ArtifactError, DataError
+from segue.generative.settings import GenerativeSettings
+from segue.generative.store import new_model, save_model
 from segue.items import Items
-from segue.registry.bundle import read_bundle
+from segue.params import Params
+from segue.registry.bundle import read_bundle, write_bundle
 from segue.schema import PathName
 from segue.serving.breaker import Breaker
 from segue.serving.engine import Engine, History
 from segue.serving.requests import Filters
-from tests.serving.worlds import ITEMS, FakePath
+from segue.steps.offline_evaluation import contenders
+from segue.tokenizers.item_map import bound_items
+from tests.serving.worlds import DECODING, ITEMS, RULES, SERVING, FakePath
 
 G, C, P = PathName.GENERATIVE, PathName.CASCADE, PathName.POPULARITY
 
@@ -228,3 +236,37 @@ def test_a_damaged_bundle_does_not_load(full: Path, tmp_path: Path) -> None:
     (folder / "model" / "fusion.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"fusion\.json was changed"):
         Engine.load(folder)
+
+
+@pytest.mark.parametrize("name", ["tiger", "hstu", "cobra"])
+def test_every_model_is_bundled_served_and_measured(world: Path, tmp_path: Path, name: str) -> None:
+    """TIGER has no dense head: it serves like the others, and the offline tables show it once."""
+    bound = bound_items(world / "item_map")
+    settings = GenerativeSettings(model=name, dimensions=16, layers=1, heads=2, max_length=16)
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", new_model(settings, bound), settings, 0.0 if name == "tiger" else 0.5)
+    write_bundle(
+        tmp_path / "bundle",
+        dataset="tiny",
+        splits=world / "splits",
+        incumbent=world / "incumbent",
+        model=tmp_path / "model",
+        item_map=world / "item_map",
+        rules=RULES,
+        serving=SERVING,
+        decoding=DECODING,
+    )
+    made = Engine.load(tmp_path / "bundle")
+    served = [one(made, G, k=12), made.recommend([History(item_ids=[])], path=G, k=12)[0]]
+    made.close()
+    for answer in served:
+        assert (answer.path, answer.fallback) == (G, None)
+        assert len({item.item_id for item in answer.items}) == 12
+    assert "i001" not in {item.item_id for item in served[0].items}
+
+    inputs = {"incumbent": world / "incumbent", "generative_model": tmp_path / "model"}
+    decoding = SimpleNamespace(decoding=DecodingSettings.model_validate(DECODING))
+    found = set(contenders(inputs, Items.load(world / "splits"), bound, cast(Params, decoding)))
+    heads = {"generative_code", "generative_dense"}
+    assert "generative" in found
+    assert found & heads == (set() if name == "tiger" else heads)

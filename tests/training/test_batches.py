@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.data.sequences import Sequences
+from segue.paths import user_key
 from segue.training.batches import sequence_batches, target_batches
 
 
@@ -66,6 +67,25 @@ def test_a_batch_of_short_histories_holds_more_of_them() -> None:
     assert sizes == {(4, 100): 2, (100, 4): 5}
 
 
+def test_batches_say_whose_windows_they_hold_when_asked() -> None:
+    data = sequences([0, 7, 0, 3, 30, 0])  # users without events on both sides of those with some
+    owner = np.repeat(np.arange(6), [0, 7, 0, 3, 30, 0])
+    for batch in sequence_batches(data, batch_events=20, max_length=8, seed=1, epoch=0, users=True):
+        assert batch.users is not None
+        expected = [user_key(str(owner[int(first)])) for first in batch.items[:, 0]]
+        assert batch.users.tolist() == expected
+    plain = next(sequence_batches(data, batch_events=20, max_length=8, seed=1, epoch=0))
+    assert plain.users is None
+
+
+def test_a_user_is_the_same_number_everywhere() -> None:
+    assert user_key("u1") == 5281779755554125162  # written beside models: it may never change
+    assert user_key(None) == -1
+    keys = {user_key(str(user)) for user in range(1000)}
+    assert len(keys) == 1000
+    assert all(0 <= key < 2**63 for key in keys)
+
+
 def test_targets_come_with_the_history_before_them() -> None:
     data = sequences([5, 2, 8])
     targets = data.targets("validation")
@@ -73,5 +93,7 @@ def test_targets_come_with_the_history_before_them() -> None:
     for batch, wanted, rows in target_batches(data, targets, batch_size=2, max_length=4):
         for place, row in enumerate(rows):
             length = int(batch.lengths[place])
+            assert batch.users is not None
+            assert int(batch.users[place]) == user_key(data.user_ids[targets[int(row)][0]])
             found[int(row)] = (batch.items[place, :length].tolist(), int(wanted[place]))
     assert found == {0: ([0, 1, 2, 3], 4), 1: ([5], 6), 2: ([10, 11, 12, 13], 14)}

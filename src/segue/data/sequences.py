@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ import polars as pl
 
 from segue.artifacts import write_json
 from segue.errors import ArtifactError
+from segue.paths import user_key
 from segue.schema import Part, Split, UserGroup
 
 _ARRAYS = ("items", "timestamps", "offsets", "validation_at", "test_at")
@@ -34,6 +36,11 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @cached_property
+    def user_keys(self) -> npt.NDArray[np.int64]:
+        """[U] :func:`segue.paths.user_key` of each user."""
+        return np.array([user_key(user) for user in self.user_ids], dtype=np.int64)
 
     def user(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """All events of one user: items [T], timestamps [T]."""

@@ -143,6 +143,14 @@ class Trie:
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         return torch.where(inside & (keys[place] == wanted), place, -1)
 
+    def codes_of(self, nodes: Tensor, depth: int) -> Tensor:
+        """[..., depth] the codes that lead to ``nodes`` [...] at ``depth``: what :meth:`find` finds them by."""
+        key, codes = self.keys[depth][nodes], []
+        for size in reversed(self.level_sizes[:depth]):
+            codes.append(key % size)
+            key = key // size
+        return torch.stack(codes[::-1], dim=-1) if codes else nodes.new_zeros((*nodes.shape, 0))
+
     def ancestors(self, items: Tensor) -> list[Tensor]:
         """The nodes above ``items`` [...] at depths 0 … L. An item that is not in the trie counts as leaf
         0."""

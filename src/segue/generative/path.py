@@ -3,7 +3,7 @@
 The score of a candidate i is ``(1 - w) log p_code(i) + w log p_dense(i)``: a geometric mixture of two
 distributions over the whole catalogue, the product of the code head's steps and the dense head's softmax.
 Both terms are exact for every candidate, whoever proposed it; neither is renormalised over what the rules
-leave."""
+leave. A model without a dense head (TIGER) proposes by its beam alone and is scored by its codes alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
 from segue.generative.store import Folder, load_fusion, load_model
 from segue.paths import ListRules, RankedList, Request
-from segue.protocols import BoundItems, GenerativeRecommender, HistoryBatch
+from segue.protocols import BoundItems, DenseHead, GenerativeRecommender, HistoryBatch
 from segue.ranking.rules import allowed_mask
 from segue.ranking.select import select
 from segue.schema import PathName
@@ -43,11 +43,12 @@ class Candidates:
 
 
 class GenerativePath:
-    """A :class:`segue.paths.Path` over any :class:`GenerativeRecommender` that has a dense head.
+    """A :class:`segue.paths.Path` over any :class:`GenerativeRecommender`.
 
     ``heads``: ``fused`` is what serves; ``code`` has neither dense candidates nor a dense score, ``dense``
-    no beam and no code score. A beam or a number of dense candidates below the list's length is widened to
-    it."""
+    no beam and no code score. Where the model has no :class:`DenseHead`, ``fused`` is the code head and
+    ``dense`` is refused, as is a ``dense_weight`` above 0. A beam or a number of dense candidates below the
+    list's length is widened to it."""
 
     name = PathName.GENERATIVE
 
@@ -66,6 +67,13 @@ class GenerativePath:
             raise ConfigurationError(f"heads is {heads!r}: one of {', '.join(get_args(Heads))}")
         if not 0 <= dense_weight <= 1:
             raise ConfigurationError(f"dense_weight is {dense_weight}: it must lie between 0 and 1")
+        self._dense = model if isinstance(model, DenseHead) else None
+        if self._dense is None and (heads == "dense" or dense_weight > 0):
+            asked = f"heads is {heads!r}" if heads == "dense" else f"dense_weight is {dense_weight}"
+            raise ConfigurationError(
+                f"{asked}, but {type(model).__name__} has no dense head: its weight must be 0, "
+                "and its heads fused or code"
+            )
         self.model = model
         self.dense_weight = {"fused": dense_weight, "code": 0.0, "dense": 1.0}[heads]
         self._fused_weight = dense_weight
@@ -75,6 +83,11 @@ class GenerativePath:
         self.heads: Heads = heads
         self._items = items
         self._active = items.active.numpy()
+
+    @property
+    def has_dense_head(self) -> bool:
+        """Whether there are two heads to be fused, and to be looked at one by one."""
+        return self._dense is not None
 
     def variant(self, heads: Heads) -> GenerativePath:
         """The same model with other heads (for the evaluation's table)."""
@@ -134,32 +147,35 @@ class GenerativePath:
     ) -> Candidates:
         """What the heads propose among the ``allowed`` [B, N] items, with both scores exact for each
         candidate."""
-        context = self.model.encode(histories, contexts)
-        users, vectors = self.model.user_vectors(context), self.model.item_vectors()
-        allowed = allowed.to(vectors.device)
-        active = self._items.active.to(vectors.device)
-        dense = (users @ vectors.T).float().masked_fill(~active, -torch.inf).log_softmax(dim=-1)  # [B, N]
+        context, trie = self.model.encode(histories, contexts), self.model.trie
+        allowed = allowed.to(trie.items.device)
+        dense = self._dense_log_probs(context)  # [B, N]
         proposed: list[tuple[int, Tensor]] = []
         if self.heads != "dense":
-            width = max(self.beam_width, at_least)
-            beam, _ = beam_search(self.model, context, self.model.trie, allowed, width)
+            beam, _ = beam_search(self.model, context, trie, allowed, max(self.beam_width, at_least))
             proposed.append((_BEAM, beam))
-        if self.heads != "code":
+        if self.heads != "code" and dense is not None:
             wanted = min(max(self.dense_candidates, at_least), dense.shape[1])
             best, place = dense.masked_fill(~allowed, -torch.inf).topk(wanted, dim=1)
             proposed.append((_DENSE, torch.where(best.isneginf(), -1, place)))
         items, proposers = _union(proposed)
         absent, known = items < 0, items.clamp(min=0)
-        if self.heads == "dense":
-            code = torch.zeros(items.shape, device=items.device)
-        else:
-            code = self.model.log_likelihood(context, known)
+        neither = torch.zeros(items.shape, device=items.device)  # of a head that has no part in the score
+        code = neither if self.heads == "dense" else self.model.log_likelihood(context, known)
         return Candidates(
             items,
             proposers,
             code.masked_fill(absent, -torch.inf),
-            dense.gather(1, known).masked_fill(absent, -torch.inf),
+            (neither if dense is None else dense.gather(1, known)).masked_fill(absent, -torch.inf),
         )
+
+    def _dense_log_probs(self, context: Any) -> Tensor | None:
+        """[B, N] of the dense head; None where the model has none."""
+        if self._dense is None:
+            return None
+        users, vectors = self._dense.user_vectors(context), self._dense.item_vectors()
+        active = self._items.active.to(vectors.device)
+        return (users @ vectors.T).float().masked_fill(~active, -torch.inf).log_softmax(dim=-1)
 
 
 def fused(candidates: Candidates, dense_weight: float) -> Tensor:

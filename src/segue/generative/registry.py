@@ -1,8 +1,9 @@
-"""Generative models by name: the house model, and whatever else an installed package brings."""
+"""Generative models by name: those of the house, and whatever else an installed package brings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -11,6 +12,12 @@ from segue.generative.settings import GenerativeSettings
 from segue.protocols import TrainableRecommender
 
 GROUP = "segue.generative"
+_BUILT_IN = {  # module and class; imported when asked for, because torch is
+    "house": ("segue.generative.house", "HouseModel"),
+    "tiger": ("segue.generative.tiger", "TigerModel"),
+    "hstu": ("segue.generative.hstu", "HstuModel"),
+    "cobra": ("segue.generative.cobra", "CobraModel"),
+}
 
 
 class ModelFactory(Protocol):
@@ -27,17 +34,24 @@ class ModelFactory(Protocol):
 
 
 def model_factory(name: str) -> ModelFactory:
-    """The factory called ``name``: ``house``, or an entry point of the group ``segue.generative``.
+    """The factory called ``name``: one of ours, or an entry point of the group ``segue.generative``.
 
     Raises ConfigurationError naming the models that exist.
     """
-    if name == "house":
-        from segue.generative.house import HouseModel
-
-        return HouseModel
+    if name in _BUILT_IN:
+        module, cls = _BUILT_IN[name]
+        built_in: ModelFactory = getattr(import_module(module), cls)
+        return built_in
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:
-        names = ", ".join(sorted({"house", *found}))
+        names = ", ".join([*_BUILT_IN, *sorted(found)])
         raise ConfigurationError(f"generative.model is {name!r}, which nothing provides (models: {names})")
     factory: ModelFactory = found[name].load()
     return factory
+
+
+def unread_settings(name: str) -> frozenset[str]:
+    """Settings that mean nothing to the model called ``name``, as its class says in ``unread``: no study tries
+    values of them."""
+    unread: frozenset[str] = getattr(model_factory(name), "unread", frozenset())
+    return unread

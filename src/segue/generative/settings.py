@@ -4,19 +4,48 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from segue.settings import Settings
 
 
+class TigerSettings(Settings):
+    """What TIGER has and the others have not."""
+
+    targets: int = Field(4, ge=1)  # events of a history that a training step predicts, drawn anew each step
+    user_tokens: int = Field(
+        0, ge=0
+    )  # that users are hashed to; 0: none, and users leave no trace in the weights
+    relative_buckets: int = Field(32, ge=8)  # of the distance between two tokens
+    relative_distance: int = Field(128, ge=8)  # tokens; farther ones share the last bucket
+
+
+class HstuSettings(Settings):
+    """What HSTU has and the others have not."""
+
+    ranking_weight: float = Field(0.0, ge=0)  # of the target-aware ranking loss; 0: no such head
+    ranking_targets: int = Field(8, ge=1)  # events of a history that it is computed for, drawn anew each step
+    ranking_negatives: int = Field(32, ge=1)  # drawn from the catalogue, beside the target
+
+
+class CobraSettings(Settings):
+    """What COBRA has and the others have not."""
+
+    tau: float = Field(1.0, gt=0)  # of BeamFusion: how sharply the beam's codes are weighed
+
+
 class GenerativeSettings(Settings):
-    """The house model and how it is trained. Temperatures divide cosines; smaller means sharper."""
+    """The generative model and how it is trained. Temperatures divide cosines; smaller means sharper.
+
+    What stands here means the same for every model that reads it (docs/models.md says which do); the sections
+    below hold what only one of them has.
+    """
 
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
 
-    model: str = "house"  # ``house``, or an entry point of segue.generative
+    model: str = "house"  # house, tiger, hstu, cobra, or an entry point of segue.generative
     dimensions: int = Field(64, ge=4)
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
@@ -43,6 +72,18 @@ class GenerativeSettings(Settings):
     threads: int = Field(2, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"  # that trains; either serves what the other trained
     seed: int = 17
+    tiger: TigerSettings = TigerSettings()
+    hstu: HstuSettings = HstuSettings()
+    cobra: CobraSettings = CobraSettings()
+
+    @model_validator(mode="after")
+    def _heads_share_the_dimensions(self) -> GenerativeSettings:
+        if self.dimensions % (2 * self.heads):
+            raise ValueError(
+                f"dimensions {self.dimensions} must be a multiple of twice the heads ({self.heads}): "
+                "each head turns its numbers in pairs"
+            )
+        return self
 
 
 class TuningSettings(Settings):

@@ -16,9 +16,10 @@ from segue.data.sequences import Sequences
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
 from segue.generative.path import GenerativePath, fused
+from segue.generative.registry import unread_settings
 from segue.generative.settings import GenerativeSettings, TuningSettings
 from segue.generative.store import new_model
-from segue.protocols import BoundItems, HistoryBatch, TrainableRecommender
+from segue.protocols import BoundItems, DenseHead, HistoryBatch, TrainableRecommender
 from segue.training.batches import sequence_batches, target_batches
 from segue.training.loop import FitResult, FitSettings, fit, saved_history
 from segue.training.study import StudyResult, Tracking, TrialHandle, run_study
@@ -75,6 +76,7 @@ def train(
             max_length=settings.max_length,
             seed=settings.seed,
             epoch=epoch,
+            users=settings.tiger.user_tokens > 0,
         )
 
     result = fit(
@@ -101,11 +103,11 @@ def train(
 
 
 def _validator(model: TrainableRecommender, items: BoundItems, sequences: Sequences) -> Callable[[], float]:
-    """NDCG@10 of the fused list at an equal weight, from a beam that is narrower than the one that serves."""
+    """NDCG@10 of the fused list at an equal weight (of the code head's, where there is no other), from a beam
+    that is narrower than the one that serves."""
     decoding = DecodingSettings(beam_width=_TRAINING_BEAM, dense_candidates=_TRAINING_BEAM)
-    return lambda: validation_ndcg(model, items, sequences, decoding, weights=(_TRAINING_FUSION,))[
-        _TRAINING_FUSION
-    ]
+    weight = _TRAINING_FUSION if isinstance(model, DenseHead) else 0.0
+    return lambda: validation_ndcg(model, items, sequences, decoding, weights=(weight,))[weight]
 
 
 def validation_ndcg(
@@ -128,7 +130,7 @@ def validation_ndcg(
     path = GenerativePath(
         model,
         items,
-        dense_weight=_TRAINING_FUSION,
+        dense_weight=max(weights),  # candidates do not depend on it; one above 0 takes a dense head
         beam_width=decoding.beam_width,
         dense_candidates=decoding.dense_candidates,
         max_length=model.max_length,
@@ -164,13 +166,15 @@ def choose_fusion(
     model: TrainableRecommender, items: BoundItems, sequences: Sequences, decoding: DecodingSettings
 ) -> tuple[float, dict[float, float]]:
     """The weight of the dense score that is best on validation (of equals, the smallest), and every
-    weight's NDCG@10.
+    weight's NDCG@10. A model without a dense head has the weight 0 alone.
 
     Raises ConfigurationError for an empty grid or a weight outside [0, 1].
     """
     grid = decoding.fusion_grid
     if not grid or any(not 0 <= weight <= 1 for weight in grid):
         raise ConfigurationError(f"decoding.fusion_grid is {list(grid)}: give weights between 0 and 1")
+    if not isinstance(model, DenseHead):
+        grid = (0.0,)
     values = validation_ndcg(model, items, sequences, decoding, weights=grid)
     return max(sorted(values), key=lambda weight: values[weight]), values
 
@@ -197,7 +201,8 @@ def tune(
     tracking: Tracking | None,
     progress: Progress,
 ) -> Tuned:
-    """Choose learning rate, dropout, both temperatures and the history's length by validation NDCG@10.
+    """Choose learning rate, dropout, both temperatures (as far as the model reads them) and the history's
+    length by validation NDCG@10.
 
     The settings as they stand are tried first. Every trial keeps its seed, and its checkpoints under
     ``checkpoints``, so that an interrupted study goes on inside the trial that it was at.
@@ -247,11 +252,16 @@ def suggest(handle: TrialHandle, settings: GenerativeSettings) -> GenerativeSett
     """The search space, widened where ``settings`` lie outside it."""
     trial = handle.trial
     params: dict[str, Any] = {}
-    for name, (low, high, log) in _SPACE.items():
+    for name, (low, high, log) in _space(settings).items():
         value = float(getattr(settings, name))
         params[name] = trial.suggest_float(name, min(low, value), max(high, value), log=log)
     params["max_length"] = trial.suggest_categorical("max_length", _lengths(settings))
     return _with_params(settings, params)
+
+
+def _space(settings: GenerativeSettings) -> dict[str, tuple[float, float, bool]]:
+    unread = unread_settings(settings.model)
+    return {name: bounds for name, bounds in _SPACE.items() if name not in unread}
 
 
 def _lengths(settings: GenerativeSettings) -> list[int]:
@@ -260,7 +270,7 @@ def _lengths(settings: GenerativeSettings) -> list[int]:
 
 def _point(settings: GenerativeSettings) -> dict[str, Any]:
     """``settings`` as a point of the search space."""
-    return {name: getattr(settings, name) for name in (*_SPACE, "max_length")}
+    return {name: getattr(settings, name) for name in (*_space(settings), "max_length")}
 
 
 def _with_params(settings: GenerativeSettings, params: dict[str, Any]) -> GenerativeSettings:

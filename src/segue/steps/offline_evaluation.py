@@ -140,17 +140,19 @@ def contenders(
 ) -> dict[str, RecommendationPath]:
     """Every path that is measured, in the order of the tables.
 
-    The incumbent's parts, the cascade that serves, and the generative path: as it is served (fused), its code
-    head alone (no dense candidates, no dense score) and its dense head alone.
+    The incumbent's parts, the cascade that serves, and the generative path: as it is served (fused) and, where
+    its model has two heads, its code head alone (no dense candidates, no dense score) and its dense head alone.
     """
     parts = load_paths(inputs["incumbent"], items)
     generative = load_path(inputs["generative_model"], bound, params.decoding)
-    return {
+    paths: dict[str, RecommendationPath] = {
         **{name: parts[name] for name in ("popularity", "item_knn", "two_tower", "sasrec", "cascade")},
         GENERATIVE: generative,
-        "generative_code": generative.variant("code"),
-        "generative_dense": generative.variant("dense"),
     }
+    if generative.has_dense_head:
+        paths["generative_code"] = generative.variant("code")
+        paths["generative_dense"] = generative.variant("dense")
+    return paths
 
 
 def _protocol(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,14 +16,15 @@ _WIDTH_MULTIPLE = 16
 
 
 def sequence_batches(
-    sequences: Sequences, *, batch_events: int, max_length: int, seed: int, epoch: int
+    sequences: Sequences, *, batch_events: int, max_length: int, seed: int, epoch: int, users: bool = False
 ) -> Iterator[HistoryBatch]:
     """Every event once: users' histories, those longer than ``max_length`` cut into consecutive windows.
 
     A batch holds as many windows of about one length as fill ``batch_events`` padded positions, and at least
     one: a step costs much the same whether it learns from a hundred events or from a thousand, and where
     histories are short a fixed number of them would make it a hundred. Where a long history is cut changes
-    from epoch to epoch, as does the order. Equal arguments give equal batches, whatever ran before."""
+    from epoch to epoch, as does the order. Equal arguments give equal batches, whatever ran before. With
+    ``users`` a batch says whose windows it holds."""
     generator = np.random.default_rng([seed, epoch])
     starts, ends = _windows(sequences, max_length, generator)
     order = generator.permutation(len(starts))
@@ -42,7 +44,11 @@ def sequence_batches(
     for index in generator.permutation(len(batches)):
         rows = batches[int(index)]
         lengths = ends[rows] - starts[rows]
-        yield _padded(sequences, starts[rows], ends[rows], int(_padded_width(lengths, max_length).max()))
+        batch = _padded(sequences, starts[rows], ends[rows], int(_padded_width(lengths, max_length).max()))
+        if users:
+            owners = np.searchsorted(np.asarray(sequences.offsets), starts[rows], side="right") - 1
+            batch = replace(batch, users=torch.from_numpy(sequences.user_keys[owners]))
+        yield batch
 
 
 def _padded_width(lengths: np.ndarray, max_length: int) -> np.ndarray:
@@ -72,7 +78,7 @@ def _windows(
 def target_batches(
     sequences: Sequences, targets: Sequence[tuple[int, int]], *, batch_size: int, max_length: int
 ) -> Iterator[tuple[HistoryBatch, np.ndarray, np.ndarray]]:
-    """Histories before each (user index, position) of ``targets``, in batches of similar length.
+    """Histories before each (user index, position) of ``targets``, in batches of similar length, with their users.
 
     Yields the batch, its targets' item indices [B] and the rows of ``targets`` that it holds [B].
     """
@@ -82,7 +88,10 @@ def target_batches(
     for low in range(0, len(order), batch_size):
         rows = order[low : low + batch_size]
         ends = sequences.offsets[users[rows]] + positions[rows]
-        batch = histories(sequences, users[rows], ends, max_length=max_length)
+        batch = replace(
+            histories(sequences, users[rows], ends, max_length=max_length),
+            users=torch.from_numpy(sequences.user_keys[users[rows]]),
+        )
         yield batch, np.asarray(sequences.items[ends], dtype=np.int64), rows
 
 
