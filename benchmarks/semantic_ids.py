@@ -96,10 +96,13 @@ def main() -> None:
         "--levels", type=int, nargs="+", default=None, help="level sizes, the last disambiguates"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=None, help="of one run; default: those of the profile")
     parser.add_argument("--only", nargs="+", default=None, help="some of the variants")
     arguments = parser.parse_args()
     workspace = Workspace.find()
     world = load(workspace, arguments.dataset, arguments.epochs, arguments.device)
+    if arguments.threads:
+        world = replace(world, generative=world.generative.model_copy(update={"threads": arguments.threads}))
     runs = workspace.state(arguments.dataset) / "benchmarks" / "semantic_ids"
     torch.set_num_threads(world.generative.threads)
     play = insertion if arguments.vary == "insertion" else downstream

@@ -201,12 +201,27 @@ def test_gathering_children_equals_scoring_all_nodes(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(usual["code"], gathered["code"])
 
 
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_how_many_rows_are_scored_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    batch, model = tiny.histories([5, 8, 1]), tiny.model(tiny.items(retired=(4,)))
+    usual = model.loss(batch)["code"]
+    monkeypatch.setattr("segue.generative.house._ROWS", rows)
+    few = model.loss(batch)["code"]
+    torch.testing.assert_close(few, usual)
+    for left, right in zip(
+        torch.autograd.grad(usual, model.tower.content.parameters()),
+        torch.autograd.grad(few, model.tower.content.parameters()),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right)
+
+
 @torch.no_grad()
 def test_sampled_negatives_estimate_the_full_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many draws as the estimate takes, and each counted by log((N - 1) / n), both losses agree."""
     model, batch = tiny.model(), tiny.histories([8] * 8)
     full = float(model.loss(batch)["dense"])
-    monkeypatch.setattr("segue.generative.house._FULL_SOFTMAX_ITEMS", 0)
+    monkeypatch.setattr("segue.generative.contrastive._FULL_ITEMS", 0)
     torch.manual_seed(0)
     sampled = [float(model.loss(batch)["dense"]) for _ in range(200)]
     assert sum(sampled) / len(sampled) == pytest.approx(full, rel=0.1)

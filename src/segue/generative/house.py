@@ -32,14 +32,16 @@ from torch import Tensor, nn
 
 from segue.decoding.trie import Trie, mixed_radix
 from segue.errors import BindingError
+from segue.generative.binding import checked
+from segue.generative.contrastive import catalogue_cross_entropy
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
-from segue.training.ops import causal_attention, cross_entropies
+from segue.training.ops import causal_attention
 
 _GAP_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
-_FULL_SOFTMAX_ITEMS = 20_000  # above it the dense head's loss samples its negatives
 _ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children in training
 _INITIAL = 0.02  # standard deviation of embeddings before training
+_ROWS = 256  # of a batch whose codes are scored at once on a CPU
 _NODES_A_CHILD = 64  # without gradients it does up to so many nodes for each child that is wanted
 
 
@@ -142,25 +144,12 @@ class HouseModel(nn.Module):
 
         Raises BindingError for another codebook, other level sizes, or vectors of another width.
         """
-        if items.codebook_id != self.codebook_id or tuple(items.level_sizes) != self.level_sizes:
-            raise BindingError(
-                f"the model speaks codebook {self.codebook_id[:12]} {list(self.level_sizes)}, "
-                f"the item map {items.codebook_id[:12]} {list(items.level_sizes)}: "
-                "bind an item map of the model's codebook"
-            )
-        if items.vectors.shape[1] != self.content_dimensions:
-            raise BindingError(
-                f"the model reads content of {self.content_dimensions} dimensions, the items' vectors have "
-                f"{items.vectors.shape[1]}: bind the vectors that belong to the item map"
-            )
-        device = self.missing.device
-        items = BoundItems(
-            codebook_id=items.codebook_id,
+        items = checked(
+            items,
+            codebook_id=self.codebook_id,
             level_sizes=self.level_sizes,
-            codes=items.codes.to(device, torch.int64),
-            vectors=_scaled(items.vectors.to(device, torch.float32), items.present.to(device)),
-            present=items.present.to(device),
-            active=items.active.to(device),
+            content_dimensions=self.content_dimensions,
+            device=self.missing.device,
         )
         trie = Trie.build(items.codes, self.level_sizes, items.active)
         self._bound = Binding(
@@ -295,14 +284,20 @@ class HouseModel(nn.Module):
         parent = None if depth == 0 else F.embedding(nodes, tables.parents[depth - 1])
         query = self.head(states, parent, depth) * self.code_scales[depth].exp()
         vectors = tables.nodes[depth]
+        first = 0
+        if depth and child.device.type == "cpu":  # where to look costs nothing
+            first = int(child.min())
+            vectors = vectors[first : int(child.max()) + 1]
         if depth == 0:
             logits = F.linear(query, vectors[child.reshape(-1, child.shape[-1])[0]])
         elif len(vectors) <= (
             _ALL_NODES if torch.is_grad_enabled() else _NODES_A_CHILD * self.trie.most_children[depth]
         ):
-            logits = F.linear(query, vectors).gather(-1, child)
+            logits = F.linear(query, vectors).gather(-1, child - first)
         else:
-            logits = torch.einsum("...d,...cd->...c", query, F.embedding(child, vectors).to(query.dtype))
+            logits = torch.einsum(
+                "...d,...cd->...c", query, F.embedding(child - first, vectors).to(query.dtype)
+            )
         logits = logits.float() + self.count_weights[depth] * self._binding.log_counts[depth][child]
         return logits.masked_fill(~exists, -torch.inf).log_softmax(dim=-1), child, exists
 
@@ -332,30 +327,29 @@ class HouseModel(nn.Module):
         # Padded positions are computed and weighted by zero: shapes stay few, and nothing waits for a count.
         hidden, code_hidden = (each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables))
         targets = batch.items.flatten()
-        path = self._path_log_probs(code_hidden, self.trie.ancestors(targets), tables)
-        parts = {"code": -(torch.stack(path).sum(dim=0) * weights).sum()}
+        parts = {"code": (self._code_losses(code_hidden, targets, tables) * weights).sum()}
         total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
-            parts["dense"] = (self._dense_losses(hidden, targets, tables.items) * weights).sum()
+            user = self._user(hidden) / self.settings.dense_temperature
+            losses = catalogue_cross_entropy(user, tables.items, self._binding.active, targets)
+            parts["dense"] = (losses * weights).sum()
             total = total + self.settings.dense_weight * parts["dense"]
         return {"total": total, **parts}
 
-    def _dense_losses(self, states: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
-        """[M] cross entropies; one of an item that is not in the trie means nothing."""
-        active = self._binding.active
-        user = self._user(states) / self.settings.dense_temperature
-        if len(active) <= _FULL_SOFTMAX_ITEMS:
-            place = torch.searchsorted(active, targets).clamp(max=len(active) - 1)
-            return cross_entropies(user, vectors[active], place)
-        # Uniform negatives shared by the batch; log((N - 1) / n) lets their sum stand for the catalogue's.
-        count = min(2048, len(active) - 1)
-        negatives = active[torch.randint(len(active), (count,), device=active.device)]
-        logits = F.linear(user, vectors[negatives]).float() + math.log((len(active) - 1) / count)
-        logits = logits.masked_fill(negatives == targets.unsqueeze(1), -torch.inf)
-        positive = (user * vectors[targets]).sum(dim=-1, keepdim=True).float()
-        return F.cross_entropy(
-            torch.cat([positive, logits], dim=1), torch.zeros_like(targets), reduction="none"
-        )
+    def _code_losses(self, states: Tensor, targets: Tensor, tables: _Tables) -> Tensor:
+        """[M] negative log-likelihoods.
+
+        On a CPU a few rows at a time, in the order of the targets' leaves: the nodes that such rows ask for lie side
+        by side, and are a small part of all."""
+        trie = self.trie
+        if states.device.type != "cpu":
+            return -torch.stack(self._path_log_probs(states, trie.ancestors(targets), tables)).sum(dim=0)
+        order = trie.leaf_of[targets].argsort()
+        losses = [
+            -torch.stack(self._path_log_probs(states[rows], trie.ancestors(targets[rows]), tables)).sum(dim=0)
+            for rows in order.split(_ROWS)
+        ]
+        return torch.cat(losses)[order.argsort()]
 
 
 def _means_upwards(leaves: Tensor, bound: Binding) -> list[Tensor]:
@@ -476,11 +470,6 @@ class _CodeHead(nn.Module):
             mixed = mixed + prefix
         mixed = mixed + self.mlp(self.norm(mixed))
         return F.normalize(self.out(mixed).float(), dim=-1)
-
-
-def _scaled(vectors: Tensor, present: Tensor) -> Tensor:
-    """Rows of length sqrt(D), so that their entries are of order one whatever the encoder's scale."""
-    return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1]) * present.unsqueeze(-1)
 
 
 def _zero_embedding(size: int, width: int) -> nn.Embedding:
