@@ -347,7 +347,7 @@ class HouseModel(nn.Module):
         order = trie.leaf_of[targets].argsort()
         losses = [
             -torch.stack(self._path_log_probs(states[rows], trie.ancestors(targets[rows]), tables)).sum(dim=0)
-            for rows in order.split(_ROWS)
+            for rows in torch.split(order, _ROWS)
         ]
         return torch.cat(losses)[order.argsort()]
 
