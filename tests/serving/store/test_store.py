@@ -123,9 +123,7 @@ def sums(store: Store, **arguments: Any) -> dict[str, Any]:
     return row
 
 
-def test_feedback_joins_in_whatever_order_it_comes_and_however_often(
-    database_url: str, postgres: PostgresServer, tmp_path: Path
-) -> None:
+def test_feedback_joins_in_whatever_order_it_comes_and_however_often(database_url: str) -> None:
     """Every order of the same four calls, each made twice, ends in the same sums."""
     calls = {
         "shown": lambda store: store.log_exposures([exposure("e1"), exposure("e2", shown_at=2000.0)]),

@@ -27,7 +27,7 @@ class Database:
     Args:
         url: a SQLAlchemy URL, checked already (:func:`segue.database.checked_url`).
         namespace: a Postgres schema; ignored by SQLite.
-        busy_seconds: how long SQLite waits for another process's write.
+        busy_seconds: how long a statement waits for another process's lock.
     """
 
     def __init__(self, url: str, namespace: str | None = None, *, busy_seconds: float = 10.0) -> None:
@@ -46,7 +46,7 @@ class Database:
             raise ConfigurationError(
                 f"Postgres needs the Python package {error.name}: pip install 'psycopg[binary]'"
             ) from error
-        prepare = _prepare_sqlite if self.is_sqlite else _preparer(self.namespace)
+        prepare = _prepare_sqlite if self.is_sqlite else _preparer(self.namespace, busy_seconds)
         # First of the listeners: SQLAlchemy's own one asks for the default schema, which this one sets.
         sa.event.listen(self.engine, "connect", prepare, insert=True)
         if self.is_sqlite:
@@ -84,7 +84,8 @@ class Database:
                 raise
             cause = getattr(error, "orig", None) or error
             reason = " ".join(str(cause).split())
-            hint = ": another process writes to it for long" if "locked" in reason else ""
+            busy = "locked" in reason or "lock timeout" in reason
+            hint = ": another process has held it for long" if busy else ""
             raise UnavailableError(
                 f"the online store {self.where} cannot be used right now ({reason}{hint})"
             ) from error
@@ -141,12 +142,13 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _preparer(namespace: str | None) -> Callable[[Any, Any], None]:
+def _preparer(namespace: str | None, busy_seconds: float) -> Callable[[Any, Any], None]:
     def prepare(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
             if namespace is not None:  # it alone: a table must never come to lie in another schema by mistake
                 quoted = namespace.replace('"', '""')
                 cursor.execute("SELECT set_config('search_path', %s, false)", (f'"{quoted}"',))
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(busy_seconds * 1000)}ms",))
             cursor.execute(
                 "SELECT set_config('synchronous_commit', 'on', false) "
                 "WHERE current_setting('synchronous_commit') = 'off'"

@@ -115,6 +115,7 @@ def _alone(database: Database) -> Iterator[sa.Connection]:
     with database.write() as connection:
         name = f"segue online store {database.namespace or ''}"
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_PATIENCE_SECONDS}s'"))
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
         if database.namespace is not None and not sa.inspect(connection).has_schema(database.namespace):
             connection.execute(sa.schema.CreateSchema(database.namespace))

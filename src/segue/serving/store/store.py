@@ -49,7 +49,7 @@ class Store:
     Args:
         url: of SQLite or Postgres.
         namespace: the Postgres schema it lies in; None: the database's default.
-        busy_seconds: how long SQLite waits for another process's write before the store counts as away.
+        busy_seconds: how long a statement waits for another process's lock before the store counts as away.
 
     Every method raises UnavailableError where the database is away or locked for long. Opening raises
     ConfigurationError for another kind of URL, StateError for a store of a newer schema.

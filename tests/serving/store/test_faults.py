@@ -1,0 +1,148 @@
+"""Killed writers, writers side by side, locks: what was acknowledged is there, what was not may be repeated."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from segue.database import checked_url
+from segue.errors import UnavailableError
+from segue.serving.store import Store
+from tests.serving.store.builders import click, event, exposure
+
+WRITER = """
+import sys
+from segue.serving.store import Store
+from tests.serving.store.builders import click, event, exposure
+store, who, rounds = Store(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+for number in range(rounds):
+    name = f"{who}-{number}"
+    store.log_exposures([exposure(name)])
+    store.post([event(name, when=number), event(f"shared-{number}")])
+    store.post_feedback([click(name, name)])
+    print(name, flush=True)
+"""
+
+
+def writer(url: str, who: str, rounds: int, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, url, who, str(rounds)], cwd=folder, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_writer_loses_nothing_that_it_acknowledged(database_url: str, repository: Path) -> None:
+    killed = writer(database_url, "w", 10**6, repository)
+    assert killed.stdout is not None
+    acknowledged = [killed.stdout.readline().strip() for _ in range(25)]
+    os.kill(killed.pid, signal.SIGKILL)
+    acknowledged += killed.stdout.read().split("\n")[:-1]  # a half line at the end was not told
+    assert killed.wait() == -signal.SIGKILL
+    store = Store(database_url)
+    shown = {row["exposure_id"] for row in store.exposures()}
+    assert set(acknowledged) <= shown
+    assert len(shown) <= len(acknowledged) + 1
+    coverage = store.user_sums().coverage
+    assert len(acknowledged) <= coverage.stated == coverage.feedback
+    posted = store.post([event(name) for name in acknowledged])
+    assert posted.new == 0
+    # Who was not told sends it again: the rest of a half-done round is no duplicate of anything.
+    store.log_exposures([exposure(name) for name in shown])
+    assert len(store.exposures()) == len(shown)
+    store.close()
+
+
+def test_two_processes_write_at_once(database_url: str, repository: Path) -> None:
+    writers = [writer(database_url, who, 40, repository) for who in "ab"]
+    for one in writers:
+        one.communicate(timeout=60)
+        assert one.returncode == 0
+    store = Store(database_url)
+    counts = store.counts()
+    assert (counts["exposures"], counts["feedback"], counts["events"]) == (80, 80, 120)
+    assert store.user_sums().coverage.stated == 80
+    store.close()
+
+
+def test_a_lock_that_is_held_for_long_is_one_clear_error(database_url: str) -> None:
+    store = Store(database_url, busy_seconds=0.2)
+    engine = sa.create_engine(checked_url(database_url, "url"))
+    with engine.connect() as other:
+        if engine.dialect.name == "sqlite":
+            other.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            other.exec_driver_sql("LOCK TABLE segue_events IN ACCESS EXCLUSIVE MODE")
+        started = time.monotonic()
+        with pytest.raises(UnavailableError, match="another process has held it for long"):
+            store.post([event("a")])
+        assert time.monotonic() - started < 3
+    engine.dispose()
+    assert store.post([event("a")]).new == 1
+    store.close()
+
+
+def test_a_short_lock_is_waited_for(database_url: str) -> None:
+    store = Store(database_url, busy_seconds=10)
+    engine = sa.create_engine(checked_url(database_url, "url"))
+    with engine.connect() as other:
+        other.exec_driver_sql(
+            "BEGIN IMMEDIATE"
+            if engine.dialect.name == "sqlite"
+            else "LOCK TABLE segue_events IN ACCESS EXCLUSIVE MODE"
+        )
+        release = threading.Timer(0.3, other.rollback)
+        release.start()
+        assert store.post([event("a")]).new == 1
+        release.join()
+    engine.dispose()
+    store.close()
+
+
+def test_an_erasure_between_writers_leaves_nothing(database_url: str) -> None:
+    """Writers that began before the erasure, and those that began after it."""
+    store, other = Store(database_url), Store(database_url)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                store.log_exposures([exposure(f"e{number}")])
+                store.post([event(f"v{number}")])
+                store.post_feedback([click(f"f{number}", None, "u00")])
+                number += 1
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    time.sleep(0.3)
+    removed = other.erase_user("u00")
+    time.sleep(0.2)
+    stop.set()
+    thread.join()
+    assert not failures
+    assert removed["events"] > 0
+    assert store.history("u00") is None
+    assert store.counts()["feedback"] == 0
+    assert {row["user_hash"] for row in store.exposures()} <= {None}
+    store.close()
+    other.close()
+
+
+def test_a_database_that_is_nowhere_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="cannot be used right now") as raised:
+        Store("postgresql://segue:secret@127.0.0.1:1/segue")
+    assert "secret" not in str(raised.value)
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match="unable to open database file"):
+        Store(f"sqlite:///{tmp_path / 'nowhere' / 'online.sqlite'}")
