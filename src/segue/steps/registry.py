@@ -62,6 +62,7 @@ STEPS: tuple[Step, ...] = (
             "data.readers",
             "data.fetch",
             "data.append",
+            "data.erasure",
             "data.images",
             "schema",
         ),

@@ -13,13 +13,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from segue.data.erasure import keyed_hash
 from segue.database import checked_url
 from segue.errors import StateError
 from segue.serving.store import SCHEMA_VERSION, Store
 from segue.serving.store import schema as schema_module
 from segue.serving.store.connection import Database
 from segue.serving.store.schema import VERSION_TABLE, alembic_config, revision_of
-from segue.serving.store.store import keyed_hash
 from segue.serving.store.tables import metadata
 from tests.serving.store.builders import click, exposure
 from tests.serving.store.version_1 import EXPOSURES, SALT, make_version_1

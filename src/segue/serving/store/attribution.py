@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -24,7 +24,7 @@ KINDS: Final = {
     "rating": "ratings",
     "dismiss": "dismissals",
 }
-EXPOSURES: Final = {
+EXPOSURES: Final[dict[str, Any]] = {
     "sequence": pl.Int64,
     "exposure_id": pl.String,
     "user_hash": pl.String,
@@ -38,7 +38,7 @@ EXPOSURES: Final = {
     "latency_ms": pl.Float64,
     "shown_at": pl.Float64,
 }
-FEEDBACK: Final = {
+FEEDBACK: Final[dict[str, Any]] = {
     "sequence": pl.Int64,
     "feedback_id": pl.String,
     "exposure_id": pl.String,
@@ -50,7 +50,7 @@ FEEDBACK: Final = {
     "received_at": pl.Float64,
 }
 # One row for each (user_hash, arm, deployment). Times: seconds since 1970-01-01 UTC.
-USER_SUMS: Final = {
+USER_SUMS: Final[dict[str, Any]] = {
     "user_hash": pl.String,
     "arm": pl.String,  # null: no deployment was followed
     "deployment": pl.Int64,

@@ -6,8 +6,6 @@ a hash that is keyed by a secret of the store.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
 import secrets
@@ -20,6 +18,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from segue.canonical import sha256_of_file
+from segue.data.erasure import keyed_hash
 from segue.database import checked_url, database_url, namespace_of
 from segue.errors import ArtifactError
 from segue.items import ITEMS_FILE
@@ -484,11 +483,6 @@ class Store:
         with self._database.translated(), self._database.engine.connect() as connection:
             driver: Any = connection.connection.dbapi_connection
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def keyed_hash(salt: str, user_id: str) -> str:
-    """The name of a user under a store's secret ``salt``: HMAC-SHA-256, in hex."""
-    return hmac.new(salt.encode(), user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def open_named_store(
