@@ -13,6 +13,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REFUSALS = (400, 503)
+# BentoML hides the words of every refusal from 500 on. The service raises one kind of them, a 503; what is
+# wrong with its database stands in the log and in /health, and is no client's business.
+HIDDEN = "An unexpected error has occurred"
+UNAVAILABLE = "the online store is away right now: send it again"
 
 
 class Edge:
@@ -53,7 +57,10 @@ class _OneMessage:
         elif message["type"] == "http.response.body":
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await _send_json(self._send, self._refused, {"error": message_of(self._body)})
+                told = message_of(self._body)
+                if self._refused == 503 and told.startswith(HIDDEN):
+                    told = UNAVAILABLE
+                await _send_json(self._send, self._refused, {"error": told})
 
 
 def message_of(body: bytes) -> str:

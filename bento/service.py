@@ -147,7 +147,7 @@ class Recommender:
             raise BadInput(str(error)) from error
         except UnavailableError as error:
             self._metrics.unavailable.labels(endpoint).inc()
-            raise ServiceUnavailable(f"{error}; send it again") from error
+            raise ServiceUnavailable(str(error)) from error
 
 
 def environment() -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -110,6 +111,28 @@ def test_nobody_waits_for_what_is_known_to_be_away(switch: Switch, tmp_path: Pat
         assert store.expose([exposure(f"e{number}")])
     assert switch.asked == 3
     store.close()
+
+
+def test_while_another_process_holds_the_lock_nobody_waits_for_it_twice(tmp_path: Path) -> None:
+    path = tmp_path / "online.sqlite"
+    store = GuardedStore(
+        lambda: Store.at(path, busy_seconds=0.3), Spool(tmp_path / "spool"), retry_seconds=0.02
+    )
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UnavailableError, match="another process has held it for long"):
+        store.post([event("a")])
+    time.sleep(0.5)  # the watcher has tried again, in vain
+    started = time.monotonic()
+    for number in range(20):
+        assert store.expose([exposure(f"e{number}")])
+        assert "another process has held it for long" in str(store.problem)
+    assert time.monotonic() - started < 0.3
+    lock.rollback()
+    lock.close()
+    wait_for(lambda: store.problem is None)
+    store.close()
+    assert len(stored(path)) == 20
 
 
 def test_a_server_starts_while_the_database_is_away(switch: Switch, tmp_path: Path) -> None:

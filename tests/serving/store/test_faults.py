@@ -16,11 +16,13 @@ import sqlalchemy as sa
 from segue.database import checked_url
 from segue.errors import UnavailableError
 from segue.serving.store import Store
+from tests.postgres import PostgresServer
 from tests.serving.store.builders import click, event, exposure
 
 WRITER = """
 import sys
 from segue.serving.store import Store
+from tests.postgres import PostgresServer
 from tests.serving.store.builders import click, event, exposure
 store, who, rounds = Store(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for number in range(rounds):
@@ -85,6 +87,26 @@ def test_a_lock_that_is_held_for_long_is_one_clear_error(database_url: str) -> N
         assert time.monotonic() - started < 3
     engine.dispose()
     assert store.post([event("a")]).new == 1
+    store.close()
+
+
+def test_a_database_that_takes_no_write_is_away(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    store = Store(url)
+    database = url.rpartition("/test_")[2].partition("?")[0]
+    engine = sa.create_engine(checked_url(url, "url"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE test_{database} SET default_transaction_read_only = on")
+    store.ping()  # a connection keeps what it began with
+    store.close()
+    with pytest.raises(UnavailableError, match="read-only"):
+        store.ping()
+    assert store.exposures() == []
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE test_{database} RESET default_transaction_read_only")
+    engine.dispose()
+    store.close()
+    store.ping()
     store.close()
 
 

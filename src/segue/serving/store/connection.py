@@ -15,6 +15,7 @@ from segue.errors import ConfigurationError, StateError, UnavailableError
 
 _WAL_SECONDS = 10.0  # how long an opening waits for another process that changes the journal mode
 _WRITE = "segue_write"
+_READ_ONLY = "25006"  # Postgres: what was the primary is a standby now
 
 
 class Database:
@@ -109,8 +110,11 @@ def _is_damaged(error: sa.exc.SQLAlchemyError) -> TypeGuard[sa.exc.DBAPIError]:
 
 
 def _may_pass(error: sa.exc.SQLAlchemyError) -> bool:
-    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
-        return True
+    if isinstance(error, sa.exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        if getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+            return True
     return isinstance(error, (sa.exc.TimeoutError, sa.exc.OperationalError, sa.exc.InterfaceError))
 
 

@@ -85,9 +85,10 @@ class Store:
         self._database.close()
 
     def ping(self) -> None:
-        """Raises UnavailableError where the database does not answer."""
-        with self._database.read() as connection:
-            connection.execute(sa.select(tables.about.c.value).where(tables.about.c.key == "schema_version"))
+        """Raises UnavailableError where the database takes no write: it is away, locked, full or a read-only copy."""
+        statement = self._database.insert_or_ignore(tables.about, "key")
+        with self._database.write() as connection:
+            connection.execute(statement, {"key": "user_salt", "value": self.salt})
 
     def user_hash(self, user_id: str) -> str:
         """How exposures name a user: keyed by a secret of this store, so that names cannot be guessed."""
