@@ -17,6 +17,10 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
+# The tests make their own databases: whoever works with a real one must not find it written to.
+for _name in ("SEGUE_DATABASE_URL", "SEGUE_STORE", "SEGUE_LEDGER_URL", "SEGUE_SPOOL"):
+    os.environ.pop(_name, None)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -16,12 +16,6 @@ from tests.serving.store.builders import click, event, exposure
 from tests.serving.store.version_1 import make_version_1
 
 
-@pytest.fixture(autouse=True)
-def no_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SEGUE_STORE", "SEGUE_DATABASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def path(workspace_root: Path) -> Path:
     found = Workspace(workspace_root).state("ml-100k") / "online.sqlite"

@@ -147,7 +147,6 @@ def test_many_that_open_a_new_ledger_at_once_all_succeed(tmp_path: Path) -> None
 def test_one_setting_moves_the_ledger_and_datasets_share_it(
     tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("SEGUE_LEDGER_URL", raising=False)
     monkeypatch.setenv("SEGUE_DATABASE_URL", postgres.new_database())
     workspace = Workspace(tmp_path)
     for name in ("one", "two"):

@@ -37,12 +37,6 @@ PARAMS = Params.model_validate(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SEGUE_STORE", "SEGUE_DATABASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     rows = [
