@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from segue.serving.guarded_store import GuardedStore
 from segue.serving.requests import RecommendRequest
 from segue.serving.service import Service
 from segue.serving.spool import Spool
-from segue.serving.store import Store, StoredHistory
+from segue.serving.store import Exposure, Store, StoredHistory
 from segue.workspace import Workspace
 from tests.postgres import PostgresServer
 from tests.serving.store.builders import click, event, exposure
@@ -224,6 +224,56 @@ def test_many_threads_through_many_outages_lose_nothing(switch: Switch, tmp_path
     assert store.spooled > 0
     store.close()
     assert sorted(stored(tmp_path / "online.sqlite")) == sorted(name for some in logged for name in some)
+
+
+class Interrupted(Spool):
+    """A spool in which something happens just after a replay, or just before an append."""
+
+    after_replay: Callable[[], object] | None = None
+    before_append: Callable[[], object] | None = None
+
+    def replay(self, write: Callable[[Sequence[Exposure]], None]) -> int:
+        count = super().replay(write)
+        todo, self.after_replay = self.after_replay, None
+        if todo is not None:
+            todo()
+        return count
+
+    def append(self, exposures: Sequence[Exposure]) -> None:
+        todo, self.before_append = self.before_append, None
+        if todo is not None:
+            todo()
+        super().append(exposures)
+
+
+def test_what_is_spooled_between_the_replay_and_the_all_clear_is_carried_over(
+    switch: Switch, tmp_path: Path
+) -> None:
+    spool = Interrupted(tmp_path / "spool")
+    store = GuardedStore(switch, spool, retry_seconds=0.02)
+    spool.after_replay = lambda: store.expose([exposure("between")])
+    switch.off = True
+    store.expose([exposure("during")])
+    switch.off = False
+    wait_for(lambda: store.problem is None and not spool.pending())
+    store.close()
+    assert sorted(stored(tmp_path / "online.sqlite")) == ["between", "during"]
+
+
+def test_what_is_spooled_after_the_all_clear_is_carried_over(switch: Switch, tmp_path: Path) -> None:
+    spool = Interrupted(tmp_path / "spool")
+    store = GuardedStore(switch, spool, retry_seconds=0.02)
+
+    def come_back() -> None:
+        switch.off = False
+        wait_for(lambda: store.problem is None and store._thread is None)
+
+    spool.before_append = come_back
+    switch.off = True
+    assert store.expose([exposure("slow")])  # found the store away, and reaches the spool when it is back
+    wait_for(lambda: store.problem is None and not spool.pending())
+    store.close()
+    assert stored(tmp_path / "online.sqlite") == ["slow"]
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -157,6 +159,39 @@ def test_an_erasure_between_writers_leaves_nothing(database_url: str) -> None:
     assert store.history("u00") is None
     assert store.counts()["feedback"] == 0
     assert {row["user_hash"] for row in store.exposures()} <= {None}
+    store.close()
+    other.close()
+
+
+@pytest.mark.parametrize("kind", ["exposures", "events", "feedback"])
+def test_a_write_that_began_before_an_erasure_does_not_outlive_it(database_url: str, kind: str) -> None:
+    """The writer has looked, has found nobody erased, and writes only then."""
+    store, other = Store(database_url), Store(database_url)
+    looked, go_on = threading.Event(), threading.Event()
+    look = store._erased_among
+
+    def look_and_wait(*arguments: Any) -> set[str]:
+        found = look(*arguments)
+        looked.set()
+        assert go_on.wait(10)
+        return found
+
+    store._erased_among = look_and_wait  # type: ignore[method-assign]
+    writes = {
+        "exposures": lambda: store.log_exposures([exposure("e")]),
+        "events": lambda: store.post([event("v")]),
+        "feedback": lambda: store.post_feedback([click("f", None, "u00")]),
+    }
+    with ThreadPoolExecutor(2) as pool:
+        written = pool.submit(writes[kind])
+        assert looked.wait(10)
+        erased = pool.submit(other.erase_user, "u00")
+        time.sleep(0.3)
+        assert not erased.done()
+        go_on.set()
+        written.result(timeout=10)
+        assert erased.result(timeout=10)[kind] == 1
+    assert other.counts()[kind] == 0
     store.close()
     other.close()
 
