@@ -69,6 +69,16 @@ def test_a_half_line_of_a_killed_writer_is_no_exposure(tmp_path: Path) -> None:
     assert not spool.pending()
 
 
+def test_rows_of_another_version_hold_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "0.jsonl").write_text('{"exposure_id": "x", "mood": "unknown"}\n')
+    (tmp_path / "1.jsonl").write_text("garbage\n")
+    spool = Spool(tmp_path)
+    spool.append([exposure("a")])
+    assert names(spool) == ["a"]
+    assert not spool.pending()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.unreadable", "1.unreadable"]
+
+
 def test_threads_that_append_lose_nothing(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     with ThreadPoolExecutor(4) as pool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import uuid
@@ -19,6 +20,8 @@ from io import FileIO
 from pathlib import Path
 
 from segue.serving.store import Exposure
+
+logger = logging.getLogger("segue.serving")
 
 _ROWS_A_WRITE = 500
 
@@ -52,7 +55,8 @@ class Spool:
     def replay(self, write: Callable[[Sequence[Exposure]], None]) -> int:
         """Hand everything to ``write`` and remove it; the number of exposures.
 
-        What ``write`` raises is raised; nothing is removed then that was not written.
+        What ``write`` raises is raised; nothing is removed then that was not written. A file that cannot be
+        understood is set aside and logged.
         """
         with self._lock:
             self._let_go()
@@ -65,7 +69,16 @@ class Spool:
                     continue
                 if not path.exists():  # another process replayed it in between
                     continue
-                for batch in _batches(file.read()):
+                try:
+                    batches = list(_batches(file.read()))
+                except (
+                    TypeError,
+                    ValueError,
+                ):  # another version's rows: they must not hold up all others for ever
+                    logger.exception("%s cannot be read; it is kept as .unreadable", path)
+                    path.rename(path.with_suffix(".unreadable"))
+                    continue
+                for batch in batches:
                     write(batch)
                     count += len(batch)
                 path.unlink()

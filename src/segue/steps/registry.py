@@ -65,6 +65,7 @@ STEPS: tuple[Step, ...] = (
             "data.erasure",
             "data.images",
             "schema",
+            "steps.erasing",
         ),
         always=True,
     ),

