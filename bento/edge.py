@@ -12,12 +12,19 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+REFUSALS = (400, 503)
+# BentoML hides the words of every refusal from 500 on. The service raises one kind of them, a 503; what is
+# wrong with its database stands in the log and in /health, and is no client's business.
+HIDDEN = "An unexpected error has occurred"
+UNAVAILABLE = "the online store is away right now: send it again"
+
 
 class Edge:
     """ASGI middleware.
 
     BentoML knows only POST endpoints, so ``GET /health`` is answered here. It also words its refusals in
-    three ways; whatever is answered with 400 leaves as ``{"error": "<one message>"}``.
+    three ways; whatever is answered with 400 or 503 leaves as ``{"error": "<one message>"}``, a 503 with
+    ``Retry-After``.
     """
 
     def __init__(self, app: App, health: Callable[[], dict[str, Any] | None]) -> None:
@@ -35,22 +42,25 @@ class Edge:
 
 
 class _OneMessage:
-    """Passes everything through but the bodies of 400s, which it collects and words anew."""
+    """Passes everything through but the bodies of refusals, which it collects and words anew."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._refused = False
+        self._refused: int | None = None
         self._body = b""
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] == 400:
-            self._refused = True
-        elif not self._refused:
+        if message["type"] == "http.response.start" and message["status"] in REFUSALS:
+            self._refused = message["status"]
+        elif self._refused is None:
             await self._send(message)
         elif message["type"] == "http.response.body":
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await _send_json(self._send, 400, {"error": message_of(self._body)})
+                told = message_of(self._body)
+                if self._refused == 503 and told.startswith(HIDDEN):
+                    told = UNAVAILABLE
+                await _send_json(self._send, self._refused, {"error": told})
 
 
 def message_of(body: bytes) -> str:
@@ -75,5 +85,7 @@ def message_of(body: bytes) -> str:
 async def _send_json(send: Send, status: int, value: dict[str, Any]) -> None:
     body = json.dumps(value, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -22,6 +22,7 @@ CUDA_BASE = "nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04"
 PYTHON = "3.11"
 # The base dependencies of pyproject.toml and its extra `serving`; typer not: a Bento has no command line.
 SERVING = (
+    "alembic",
     "faiss-cpu",
     "fsspec",
     "numpy",

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import bentoml
-from bentoml.exceptions import BadInput
+from bentoml.exceptions import BadInput, ServiceUnavailable
 from pydantic import Field
 
 from bento.edge import Edge
 from bento.image import image
-from segue.errors import DataError, StateError
+from segue.errors import DataError, StateError, UnavailableError
 from segue.serving.requests import (
     MAX_BATCH,
     Answer,
     Event,
     EventsAnswer,
+    Feedback,
+    FeedbackAnswer,
     RecommendRequest,
     SimilarAnswer,
     SimilarRequest,
@@ -34,6 +36,7 @@ BAKED_BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
 
 Batch = Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_BATCH)]
 Events = Annotated[list[Event], Field(min_length=1, max_length=10_000)]
+Responses = Annotated[list[Feedback], Field(min_length=1, max_length=10_000)]
 R = TypeVar("R")
 
 
@@ -46,6 +49,10 @@ class Metrics:
         self.requests = Counter("segue_requests", "Lists made.", ["path", "arm", "preview"])
         self.fallbacks = Counter("segue_fallbacks", "Lists that another path had to make.", ["path"])
         self.refused = Counter("segue_refused", "Requests that were refused.", ["endpoint"])
+        self.unavailable = Counter(
+            "segue_unavailable", "Requests refused because the online store is away.", ["endpoint"]
+        )
+        self.warnings = Counter("segue_warnings", "Lists that were made with a warning.", ["path"])
         self.latency = Histogram(
             "segue_latency_seconds",
             "Time to make a list, exposure logging included.",
@@ -58,6 +65,8 @@ class Metrics:
         self.latency.labels(answer.path).observe(answer.latency_ms / 1000)
         if answer.fallback is not None:
             self.fallbacks.labels(answer.path).inc()
+        if answer.warnings:
+            self.warnings.labels(answer.path).inc()
 
 
 @bentoml.service(
@@ -108,6 +117,11 @@ class Recommender:
         """What users did; posting an event twice is harmless."""
         return self._or_refuse("events", lambda: self._service.post(events))
 
+    @bentoml.api
+    def feedback(self, feedback: Responses) -> FeedbackAnswer:
+        """How users responded to what was shown, by the answers' ``exposure_id``; posting it twice is harmless."""
+        return self._or_refuse("feedback", lambda: self._service.feedback(feedback))
+
     @bentoml.on_shutdown
     def shut_down(self) -> None:
         _workers.remove(self)
@@ -131,6 +145,9 @@ class Recommender:
         except (DataError, StateError) as error:
             self._metrics.refused.labels(endpoint).inc()
             raise BadInput(str(error)) from error
+        except UnavailableError as error:
+            self._metrics.unavailable.labels(endpoint).inc()
+            raise ServiceUnavailable(str(error)) from error
 
 
 def environment() -> Mapping[str, str]:

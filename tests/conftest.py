@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import PostgresServer, running
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
+# The tests make their own databases: whoever works with a real one must not find it written to.
+for _name in ("SEGUE_DATABASE_URL", "SEGUE_STORE", "SEGUE_LEDGER_URL", "SEGUE_SPOOL"):
+    os.environ.pop(_name, None)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -41,3 +48,20 @@ def segue_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data is absent: set SEGUE_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres server; tests that need it are skipped where it is not installed."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: the same contract tests run on SQLite and on Postgres."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.sqlite'}"
+    server = request.getfixturevalue("postgres")
+    assert isinstance(server, PostgresServer)
+    return server.new_database()

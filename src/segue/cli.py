@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from segue.cli_store import app as store_app
 from segue.errors import ConfigurationError, SegueError
 from segue.workspace import Workspace
 
@@ -29,6 +30,7 @@ policy_app = typer.Typer(no_args_is_help=True, help="Promotion policies.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(policy_app, name="policy")
+app.add_typer(store_app, name="store")
 
 Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")

@@ -29,3 +29,7 @@ class BindingError(SegueError):
 
 class StateError(SegueError):
     """The deployment's state machine does not allow what was asked."""
+
+
+class UnavailableError(SegueError):
+    """A database cannot be reached, or is busy, right now. The same call may succeed later."""

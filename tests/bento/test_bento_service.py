@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from segue.items import Items
 from segue.schema import PathName
 from segue.serving.check import ask, sample_cases, server, summarize
 from segue.serving.packaging import BuiltBento, bento_name, build_bento, dockerfile, requirements
+from segue.serving.store import Store
 
 TRAINING = ("mlflow", "dagster", "dvc", "great_expectations", "optuna", "sentence_transformers", "pandas")
 
@@ -33,11 +36,21 @@ def repository_root() -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(built: BuiltBento, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "online.sqlite"
+
+
+@pytest.fixture(scope="module")
+def url(built: BuiltBento, store_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = built.folder.parents[2]
     with server(
         built.tag,
-        environment={"BENTOML_HOME": str(home), "SEGUE_STORE": "", "SEGUE_MODE": "baked"},
+        environment={
+            "BENTOML_HOME": str(home),
+            "SEGUE_STORE": f"sqlite:///{store_file}",
+            "SEGUE_SPOOL": str(store_file.with_name("spool")),
+            "SEGUE_MODE": "baked",
+        },
         log=tmp_path_factory.mktemp("log") / "server.log",
         start_seconds=60,
         folder=home,
@@ -135,6 +148,46 @@ def test_the_other_endpoints(url: str) -> None:
     metrics = httpx.get(f"{url}/metrics").text
     assert 'segue_requests_total{arm="",path="generative",preview="false"}' in metrics
     assert "segue_latency_seconds_bucket" in metrics
+
+
+def test_feedback_over_the_wire(url: str, store_file: Path) -> None:
+    answer = httpx.post(f"{url}/recommend", json={"user_id": "wire", "history": [], "k": 3}).json()
+    click = {"feedback_id": "w1", "kind": "click", "item_id": answer["items"][0]["item_id"]}
+    body = {"feedback": [click | {"exposure_id": answer["exposure_id"]}]}
+    assert httpx.post(f"{url}/feedback", json=body).json() == {"accepted": 1, "duplicates": 0, "erased": 0}
+    assert httpx.post(f"{url}/feedback", json=body).json()["duplicates"] == 1
+    event = {"event_id": "w2", "user_id": "wire", "item_id": "i001"}
+    assert httpx.post(f"{url}/events", json={"events": [event]}).json()["accepted"] == 1
+    refused = httpx.post(f"{url}/feedback", json={"feedback": [click]})
+    assert refused.status_code == 400
+    assert "give the exposure_id" in refused.json()["error"]
+    store = Store.at(store_file)
+    sums = store.user_sums()
+    own = sums.table.filter(user_hash=store.user_hash("wire")).to_dicts()
+    assert [(row["impressions"], row["clicks"]) for row in own] == [(3, 1)]
+    store.close()
+
+
+def test_a_store_that_is_locked_delays_no_list_and_loses_no_exposure(url: str, store_file: Path) -> None:
+    lock = sqlite3.connect(store_file, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    click = {"feedback_id": "l1", "kind": "click", "item_id": "i001", "user_id": "locked"}
+    refused = httpx.post(f"{url}/feedback", json={"feedback": [click]}, timeout=20)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json() == {"error": "the online store is away right now: send it again"}
+    assert "another process has held it for long" in httpx.get(f"{url}/health").json()["store"]["problem"]
+    answer = httpx.post(f"{url}/recommend", json={"user_id": "locked", "history": [], "k": 3}).json()
+    assert answer["exposure_id"]
+    assert httpx.get(f"{url}/health").json()["store"]["spooled_exposures"] == 1
+    lock.rollback()
+    lock.close()
+    deadline = time.monotonic() + 20
+    while httpx.get(f"{url}/health").json()["status"] != "ok" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert httpx.post(f"{url}/feedback", json={"feedback": [click]}).status_code == 200
+    store = Store.at(store_file)
+    assert answer["exposure_id"] in {row["exposure_id"] for row in store.exposures()}
+    store.close()
 
 
 @pytest.mark.parametrize(

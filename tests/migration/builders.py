@@ -102,8 +102,10 @@ def promote(target: Target, facts: BundleFacts, salt: str = "") -> Decision:
 
 
 def ledger(folder: Path) -> Ledger:
+    """The ledger in ``folder``; its rows in SQLite there, or in the database that the file ``url`` in it names."""
+    named = folder / "url"
     return Ledger(
-        f"sqlite:///{folder / 'ledger.db'}",
+        named.read_text() if named.is_file() else f"sqlite:///{folder / 'ledger.db'}",
         "toy",
         projection=folder / "deployment" / "current.json",
         bundles_root=str(folder / "bundles"),

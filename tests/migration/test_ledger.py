@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from segue.database import checked_url
 from segue.errors import ArtifactError, StateError
 from segue.migration.decide import Target
 from segue.migration.deployment import Arm, Deployment, read_current
-from segue.migration.ledger import Entry
+from segue.migration.ledger import Entry, Ledger
 from segue.schema import PathName, Stage
+from segue.workspace import Workspace
 from tests.migration.builders import NOON, bundle, decision, ledger, machine, promote
+from tests.postgres import PostgresServer
 
 A, B = bundle("A", model=None), bundle("B")
+
+
+@pytest.fixture(autouse=True)
+def database(database_url: str, tmp_path: Path) -> str:
+    """Every test of this file runs on SQLite and on Postgres."""
+    (tmp_path / "url").write_text(database_url)
+    return checked_url(database_url, "url")
 
 
 def begun(folder: Path) -> None:
@@ -25,9 +35,11 @@ def begun(folder: Path) -> None:
     moved.advance(decision(Target.PILOT, B), B)
 
 
-def alter(folder: Path, statement: str) -> None:
-    with sqlite3.connect(folder / "ledger.db") as connection:
-        connection.execute(statement)
+def alter(url: str, statement: str) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 def test_serving_follows_what_the_ledger_says(tmp_path: Path) -> None:
@@ -71,9 +83,9 @@ def test_a_projection_that_a_kill_left_behind_is_caught_up(tmp_path: Path) -> No
         ("update segue_ledger set previous = hash where sequence = 3", "does not follow"),
     ],
 )
-def test_tampering_is_found(tmp_path: Path, statement: str, message: str) -> None:
+def test_tampering_is_found(tmp_path: Path, database: str, statement: str, message: str) -> None:
     begun(tmp_path)
-    alter(tmp_path, statement)
+    alter(database, statement)
     with pytest.raises(StateError, match=message):
         ledger(tmp_path).verify()
 
@@ -106,7 +118,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from segue.errors import StateError
-from segue.migration.ledger import Entry
+from segue.migration.ledger import Entry, Ledger
 from tests.migration.builders import ledger
 book = ledger(Path(sys.argv[1]))
 written = 0
@@ -125,6 +137,27 @@ def test_processes_that_write_at_once_keep_the_chain_whole(tmp_path: Path, repos
     ]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
     assert ledger(tmp_path).verify() == 20
+
+
+def test_many_that_open_a_new_ledger_at_once_all_succeed(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: ledger(tmp_path).rows(), range(8))) == [[]] * 8
+
+
+def test_one_setting_moves_the_ledger_and_datasets_share_it(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGUE_DATABASE_URL", postgres.new_database())
+    workspace = Workspace(tmp_path)
+    for name in ("one", "two"):
+        book = Ledger.open(workspace, name)
+        book.append([Entry("request", {"by": name})], expected_revision=None)
+        book.close()
+        assert not (workspace.state(name) / "ledger.db").exists()
+    book = Ledger.open(workspace, "one")
+    assert [row.payload for row in book.rows()] == [{"by": "one"}]
+    assert book.verify() == 1
+    book.close()
 
 
 def test_a_document_that_contradicts_itself_is_none() -> None:

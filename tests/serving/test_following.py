@@ -19,7 +19,7 @@ from segue.registry.bundle import publish, read_bundle
 from segue.schema import PathName
 from segue.serving.batch import recommend_file, recommend_to_parquet
 from segue.serving.following import Follower
-from segue.serving.requests import Event, Filters, RecommendRequest, SimilarRequest
+from segue.serving.requests import Event, Feedback, Filters, RecommendRequest, SimilarRequest
 from segue.serving.routing import arm_for, position
 from segue.serving.service import Service
 from segue.workspace import Workspace
@@ -102,6 +102,12 @@ def service(workspace: Workspace, write: Write, first: str, full_id: str) -> Ite
     made = Service.following(workspace, "tiny", poll_seconds=0.02)
     yield made
     made.close()
+
+
+def shown(service: Service) -> list[dict[str, Any]]:
+    assert service._store is not None
+    assert service._store.store is not None
+    return service._store.store.exposures()
 
 
 def pilot(first: str, full_id: str, revision: int = 2, share: float = 0.5) -> dict[str, Any]:
@@ -198,8 +204,9 @@ def test_a_served_list_is_an_exposure_and_a_preview_is_not(
     preview = service.recommend(RecommendRequest(user_id="u00", k=5, path="generative"))
     assert (preview.path, preview.bundle, preview.preview, preview.arm) == ("generative", full_id, True, None)
     assert service.candidates(RecommendRequest(user_id="u00", k=20)).preview
-    assert service._store is not None
-    (exposure,) = service._store.exposures()
+    assert (preview.exposure_id, preview.warnings, served.warnings) == (None, [], [])
+    (exposure,) = shown(service)
+    assert exposure["exposure_id"] == served.exposure_id
     assert exposure["item_ids"] == [item.item_id for item in served.items]
     assert (exposure["arm"], exposure["bundle"], exposure["deployment"]) == ("cascade", first, 1)
 
@@ -218,6 +225,23 @@ def test_histories_come_from_the_store_and_events_count_at_once(service: Service
     after = service.recommend(RecommendRequest(user_id="u00", k=40, path="cascade"))
     assert ids[0] not in [item.item_id for item in after.items]
     assert after.unknown_items == ["new"]
+
+
+def test_feedback_names_the_list_that_it_answers(service: Service) -> None:
+    answer = service.recommend(RecommendRequest(user_id="u00", k=3))
+    first = answer.items[0].item_id
+    given = [
+        Feedback(feedback_id="a", kind="click", item_id=first, exposure_id=answer.exposure_id),
+        Feedback(feedback_id="b", kind="click", item_id="nowhere", exposure_id=answer.exposure_id),
+    ]
+    assert service.feedback(given).accepted == 2
+    assert service.feedback(given).duplicates == 2
+    assert service._store is not None
+    assert service._store.store is not None
+    sums = service._store.store.user_sums()
+    (row,) = sums.table.to_dicts()
+    assert (row["arm"], row["deployment"], row["impressions"], row["clicks"]) == ("cascade", 1, 3, 1)
+    assert sums.coverage.not_shown == 1
 
 
 def test_an_unknown_user_and_a_mere_context_are_answered(service: Service) -> None:
@@ -242,9 +266,9 @@ def test_a_mixed_batch_is_answered_in_order(
     alone = [service.recommend(request) for request in requests]
     assert {answer.arm for answer in together} == {"control", "treatment"}
     for left, right in zip(together, alone, strict=True):
-        assert left.model_dump(exclude={"latency_ms", "items"}) == right.model_dump(
-            exclude={"latency_ms", "items"}
-        )
+        different = {"latency_ms", "items", "exposure_id"}
+        assert left.model_dump(exclude=different) == right.model_dump(exclude=different)
+        assert left.exposure_id != right.exposure_id
         assert [item.item_id for item in left.items] == [item.item_id for item in right.items]
 
 
@@ -315,8 +339,7 @@ def test_the_table_holds_the_endpoint_s_lists(service: Service, workspace: Works
     for user in users[:5]:
         own = table.filter(pl.col("user_id") == user).sort("position")["item_id"].to_list()
         assert own == [i.item_id for i in service.recommend(RecommendRequest(user_id=user, k=4)).items]
-    assert service._store is not None
-    assert len(service._store.exposures()) == 5  # the endpoint's; a table is shown to nobody yet
+    assert len(shown(service)) == 5  # the endpoint's; a table is shown to nobody yet
 
 
 def test_the_command_reads_users_and_refuses_what_is_no_list(

@@ -21,6 +21,7 @@ import polars as pl
 
 from segue.artifacts import read_json, replace_folder, temporary_folder, write_json
 from segue.data.csv_shape import best_separator, named, split
+from segue.data.erasure import Erasures
 from segue.data.readers import is_ordered, source_of
 from segue.data.settings import DataSettings, TableSource
 from segue.data.sources import (
@@ -95,6 +96,25 @@ def read_landed(workspace: Workspace, dataset: str, kind: Kind) -> list[pl.DataF
         table = canonicalize(read_file(str(names[name]), source), source, kind, str(names[name]))
         tables.append(with_order(table) if kind == "interactions" else table)
     return tables
+
+
+def drop_landed(workspace: Workspace, dataset: str, erased: Erasures) -> int:
+    """Remove the erased users' events from what was appended; the number of rows.
+
+    A file keeps its name, the hash of what it held first: the same rows do not land again.
+    """
+    removed = 0
+    for path in sorted((_landing(workspace, dataset) / _FOLDERS["interactions"]).glob("*.parquet")):
+        table = pl.read_parquet(path)
+        if path.name.startswith(".") or Interactions.USER not in table.columns:
+            continue  # half written, or put there by somebody in other columns: reading it says so
+        left = erased.drop_from(table)
+        if left.height < table.height:
+            temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}")
+            left.write_parquet(temporary)
+            os.replace(temporary, path)
+            removed += table.height - left.height
+    return removed
 
 
 def add_events(base: pl.DataFrame, appended: Sequence[pl.DataFrame], *, has_timestamps: bool) -> pl.DataFrame:

@@ -1,9 +1,9 @@
 """The ledger: the truth about what serves and why (CONTRACTS 2).
 
 One append-only table of hash-chained rows, in SQLite (default, ``state/<dataset>/ledger.db``) or Postgres
-(``SEGUE_LEDGER_URL``). A row's hash covers its own content and the hash of the row before it, so that a
-changed or removed row breaks every later one. A write states the revision it builds on (compare and swap)
-and happens in one transaction; two writers can never both win.
+(``SEGUE_LEDGER_URL``, or ``SEGUE_DATABASE_URL`` for ledger and online store). A row's hash covers its own
+content and the hash of the row before it, so that a changed or removed row breaks every later one. A write
+states the revision it builds on (compare and swap) and happens in one transaction; two writers can never both win.
 
 After a commit the ledger writes ``current.json``, which serving follows. A kill in between leaves the file
 behind the ledger, never ahead of it; :meth:`Ledger.project` writes it again.
@@ -34,10 +34,11 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from segue.artifacts import read_json, write_json
 from segue.canonical import canonical_json, sha256_of
+from segue.database import checked_url, database_url, postgres_arguments
 from segue.errors import ArtifactError, StateError
 from segue.migration.deployment import CURRENT_FILE, BundleFacts, CurrentDeployment, Deployment
 from segue.workspace import Workspace
@@ -122,19 +123,22 @@ class Ledger:
         self._engine = _engine(url)
         try:
             _metadata.create_all(self._engine)
-        except OperationalError as error:
+        except DBAPIError as error:
             # Two processes may both find the table missing: the second one's CREATE fails, and all is well.
-            with self._engine.connect() as connection:
-                if not self._engine.dialect.has_table(connection, _rows.name):
-                    raise StateError(f"the ledger cannot be opened: {error.orig}") from error
+            # Each database says so in its own way (Postgres: a duplicate in its catalogue).
+            if not self._has_table():
+                raise StateError(f"the ledger cannot be opened: {error.orig}") from error
 
     @classmethod
     def open(cls, workspace: Workspace, dataset: str) -> Ledger:
-        """The ledger of a workspace: ``SEGUE_LEDGER_URL``, else SQLite under ``state/<dataset>/``."""
+        """The ledger of a workspace: ``SEGUE_LEDGER_URL``, else ``SEGUE_DATABASE_URL``, else SQLite under
+        ``state/<dataset>/``."""
         state = workspace.state(dataset)
         state.mkdir(parents=True, exist_ok=True)
+        given = os.environ.get(URL_VARIABLE)
+        named = checked_url(given, URL_VARIABLE) if given else database_url(os.environ)
         return cls(
-            os.environ.get(URL_VARIABLE) or f"sqlite:///{state / 'ledger.db'}",
+            named or f"sqlite:///{state / 'ledger.db'}",
             dataset,
             projection=state / "deployment" / CURRENT_FILE,
             bundles_root=str(workspace.bundles(dataset)),
@@ -230,6 +234,13 @@ class Ledger:
         self._verify_tail({row.hash for row in rows})
         return len(rows)
 
+    def _has_table(self) -> bool:
+        try:
+            with self._engine.connect() as connection:
+                return bool(self._engine.dialect.has_table(connection, _rows.name))
+        except DBAPIError:
+            return False  # the database is away: the error that led here says so
+
     def _verify_tail(self, hashes: set[str]) -> None:
         # Rows cut off at the end leave a whole chain; what was projected from them gives it away.
         if not self.projection.is_file():
@@ -316,7 +327,12 @@ def now() -> datetime:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, isolation_level="SERIALIZABLE")
+        return create_engine(
+            checked_url(url, "the ledger's URL"),
+            isolation_level="SERIALIZABLE",
+            pool_pre_ping=True,
+            connect_args=postgres_arguments(),
+        )
     engine = create_engine(url)
 
     # The driver's own transactions begin at the first write, after the revision was read: two writers could

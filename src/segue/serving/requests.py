@@ -6,8 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+_NO_NUL = r"^[^\x00]+$"  # Postgres keeps no NUL in a text
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_NO_NUL)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_NO_NUL)]
+RowId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
+Action = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
+Seconds = Annotated[int, Field(ge=-(2**53), le=2**53)]  # since 1970-01-01 UTC
+FeedbackKind = Literal["click", "view", "add_to_cart", "like", "purchase", "rating", "dismiss"]
 ServedPath = Literal["generative", "cascade", "popularity"]
 MAX_HISTORY = 10_000
 MAX_BATCH = 256
@@ -67,11 +72,39 @@ class SimilarRequest(_Wire):
 class Event(_Wire):
     """Something that a user did. ``event_id`` makes posting it again harmless."""
 
-    event_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    event_id: RowId
     user_id: UserId
     item_id: ItemId
-    timestamp: int | None = None  # seconds; default: when it arrived
-    action: str | None = None
+    timestamp: Seconds | None = None  # default: when it arrived
+    action: Action | None = None
+
+
+class Feedback(_Wire):
+    """How a user responded to an item that was shown. ``feedback_id`` makes posting it again harmless.
+
+    ``exposure_id`` is the one that the answer carried. It may be posted at any time: before the exposure is
+    visible, days later, in any order. Without it, ``user_id`` is needed, and the feedback belongs to the user's
+    newest exposure that showed the item within the attribution window; else it is kept, and counted as
+    unattributed. ``value``: the stars of a rating, the amount of a purchase.
+    """
+
+    feedback_id: RowId
+    kind: FeedbackKind
+    item_id: ItemId
+    exposure_id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)] | None = None
+    user_id: UserId | None = None
+    value: float | None = None
+    timestamp: Annotated[float, Field(ge=-(2**53), le=2**53)] | None = (
+        None  # seconds; default: when it arrived
+    )
+
+    @model_validator(mode="after")
+    def _belongs_somewhere(self) -> Feedback:
+        if self.exposure_id is None and self.user_id is None:
+            raise ValueError("give the exposure_id of the answer that showed the item, or a user_id")
+        if self.kind == "rating" and self.value is None:
+            raise ValueError("a rating needs a value")
+        return self
 
 
 class RecommendedItem(_Wire):
@@ -93,6 +126,11 @@ class Answer(_Wire):
     fallback: str | None  # why another path than the one asked for made the list
     unknown_items: list[str]  # ids of the history that the catalogue lacks; they were ignored
     latency_ms: float
+    # By which feedback names this list; null: it is logged nowhere and will not be counted.
+    exposure_id: str | None = None
+    warnings: list[str] = Field(
+        default_factory=list
+    )  # what went worse than it should, and was answered all the same
 
 
 class SimilarAnswer(_Wire):
@@ -106,3 +144,10 @@ class EventsAnswer(_Wire):
     accepted: int
     duplicates: int  # posted before under the same event_id
     unknown_items: list[str]  # kept, and used once a bundle knows them
+    erased: int = 0  # of users who were erased: not kept
+
+
+class FeedbackAnswer(_Wire):
+    accepted: int
+    duplicates: int  # posted before under the same feedback_id
+    erased: int  # of users who were erased: not kept

