@@ -185,3 +185,14 @@ def test_better_evidence_never_makes_the_outcome_worse(
     )
     ranks = [ORDER.index(outcome(policy, [item]).outcome) for item in (worse, better)]
     assert ranks[0] <= ranks[1]
+
+
+def test_a_duration_is_exact_and_nothing_else_online_may_be() -> None:
+    """Elapsed days are read off a clock: looking often does not make them wrong, as it would an estimate."""
+    days = requirement(metric="duration_days", kind="online", margin=14.0, against=None)
+    told = online(
+        metric="duration_days", path_b=None, interval="exact", estimate=15.0, low=15.0, high=15.0, n=9000
+    )
+    rate = online(interval="exact")
+    for rule, found, status in ((days, told, Status.MET), (ONLINE, rate, Status.NOT_VALID)):
+        assert evaluate(rule, [found], NOON, recipe="R1", bundle=None).status is status

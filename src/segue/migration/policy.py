@@ -22,6 +22,9 @@ from segue.migration.evidence import Evidence
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics.asymptotic import users_for
 
+COUNTED: Final = frozenset(
+    {"duration_days"}
+)  # read off a clock, not estimated: exact however often one looks
 POWER: Final = 0.8  # with which a margin should be resolved, when the n that it would take is told
 
 
@@ -124,7 +127,8 @@ def _judge(requirement: Requirement, item: Evidence, as_of: datetime | None) -> 
             needed_n=needed_n,
         )
 
-    if requirement.kind == "online" and item.interval != "confidence_sequence":
+    counted = item.interval == "exact" and requirement.metric in COUNTED
+    if requirement.kind == "online" and item.interval != "confidence_sequence" and not counted:
         return verdict(
             Status.NOT_VALID,
             f"online evidence must be a confidence sequence, this is a {item.interval} interval",
