@@ -22,10 +22,11 @@ from segue.errors import DataError
 from segue.tokenizers import residual
 from segue.tokenizers.balance import even_bound, even_prices, relaxed_prices
 from segue.tokenizers.kmeans import centroid_means
-from segue.tokenizers.nearest import Floats, block_rows, squared_distances
+from segue.tokenizers.nearest import block_rows, squared_distances
 from segue.tokenizers.parallel import map_blocks
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.residual_kmeans import k_means
+from segue.tokenizers.screens import Floats
 from segue.tokenizers.settings import TokenizerSettings
 
 

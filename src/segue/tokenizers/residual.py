@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from segue.errors import DataError
-from segue.tokenizers.nearest import Floats, Nearest, Table, block_rows, squared_distances
-from segue.tokenizers.parallel import map_blocks
+from segue.tokenizers.nearest import MANY, SAMPLE, Cascade, block_rows, squared_distances
+from segue.tokenizers.parallel import map_blocks, torch_threads_kept
 from segue.tokenizers.registry import Codes
+from segue.tokenizers.screens import Floats, Table
 
 
 def require_different_vectors(vectors: npt.NDArray[np.float32]) -> None:
@@ -31,18 +32,12 @@ def encode(
 ) -> Codes:
     """Greedy residual codes [N, P]: on each level the centroid of the least squared distance (plus its price),
     ties to the smaller code."""
-    searches = [Nearest(table, prices[level] if prices else None) for level, table in enumerate(tables)]
-
-    def block(part: slice) -> Codes:
-        residuals = vectors[part].astype(np.float64)
-        codes = np.zeros((len(residuals), len(tables)), dtype=np.int64)
-        for level, search in enumerate(searches):
-            codes[:, level] = search(residuals)
-            if level < len(tables) - 1:
-                residuals = residuals - tables[level][codes[:, level]]
-        return codes
-
-    pieces = map_blocks(block, len(vectors), block_rows(max(len(table) for table in tables)))
+    sample = vectors[:: max(1, len(vectors) // SAMPLE)] if len(vectors) >= MANY else None
+    with torch_threads_kept():
+        search = Cascade(tables, prices, sample)
+        pieces = map_blocks(
+            lambda part: search(vectors[part]), len(vectors), block_rows(max(len(table) for table in tables))
+        )
     return np.concatenate([np.zeros((0, len(tables)), dtype=np.int64), *pieces])
 
 

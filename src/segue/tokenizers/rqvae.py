@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from segue.tokenizers import residual
-from segue.tokenizers.nearest import Floats, Table
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.reproducible import deterministic
 from segue.tokenizers.residual_kmeans import k_means
+from segue.tokenizers.screens import Floats, Table
 from segue.tokenizers.settings import RqVaeSettings, TokenizerSettings
 
 HELD_OUT = 0.1  # of the items, for the early stop; with fewer than _MIN_HELD_OUT of them all items stand in
