@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segue.errors import DataError
-from segue.tokenizers.nearest import MANY, SAMPLE, Cascade, block_rows, squared_distances
+from segue.tokenizers.nearest import MANY, SAMPLE, Cascade, block_rows
 from segue.tokenizers.parallel import map_blocks, torch_threads_kept
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.screens import Floats, Table
@@ -49,24 +49,39 @@ def reconstruct(prefixes: Codes, tables: Sequence[Table]) -> Floats:
     return total
 
 
-def nearest_prefixes(
-    vector: npt.NDArray[np.floating[Any]], width: int, most: int | None, tables: Sequence[Table]
-) -> Codes:
-    """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
-    prefixes = np.zeros((1, 0), dtype=np.int64)
-    residuals = vector.astype(np.float64)[None, :]
-    for level, table in enumerate(tables):
-        # Parents in the order of their codes make the children so, and a stable sort leaves ties to smaller codes.
-        by_code = np.lexsort(prefixes.T[::-1]) if level else np.zeros(1, dtype=np.int64)
-        prefixes, residuals = prefixes[by_code], residuals[by_code]
-        squared = squared_distances(residuals, table).ravel()  # [W * codes]
-        last = level == len(tables) - 1
-        order = smallest(squared, most if last else width)
-        parents, codes = np.divmod(order, len(table))
-        prefixes = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
-        if not last:
-            residuals = residuals[parents] - table[codes]
-    return prefixes
+class PrefixSearch:
+    """Beam search over the levels by what is left of a vector; exact where nothing is pruned.
+
+    As in :class:`segue.tokenizers.nearest.Cascade`, all products of centroids with each other are computed once, so that a
+    vector costs one product with each table, whatever the width of the beam.
+    """
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self._wide = [table.astype(np.float64) for table in tables]
+        self._squared = [(wide**2).sum(axis=1) for wide in self._wide]
+        self._products = [
+            [2.0 * before @ wide.T for before in self._wide[:level]] for level, wide in enumerate(self._wide)
+        ]
+
+    def __call__(self, vector: npt.NDArray[np.floating[Any]], width: int, most: int | None) -> Codes:
+        """Prefixes [M, P], nearest first: ``width`` partial ones are kept a level, ``most`` whole ones at the end."""
+        wide = vector.astype(np.float64)
+        prefixes = np.zeros((1, 0), dtype=np.int64)
+        left = np.array([wide @ wide])  # [W] squared distances of the partial prefixes
+        for level, table in enumerate(self._wide):
+            # Parents in the order of their codes make the children so, and a stable sort leaves ties to smaller codes.
+            by_code = np.lexsort(prefixes.T[::-1]) if level else np.zeros(1, dtype=np.int64)
+            prefixes, left = prefixes[by_code], left[by_code]
+            squared = (self._squared[level] - 2.0 * (table @ wide)) + left[:, None]  # [W, codes]
+            for before, products in enumerate(self._products[level]):
+                squared += np.take(products, prefixes[:, before], axis=0)
+            squared = squared.ravel()
+            last = level == len(self._wide) - 1
+            order = smallest(squared, most if last else width)
+            parents, codes = np.divmod(order, len(table))
+            prefixes = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
+            left = squared[order]
+        return prefixes
 
 
 def smallest(values: Floats, most: int | None) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -72,7 +73,11 @@ class ResidualKMeans:
 
     def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
-        return residual.nearest_prefixes(vector, width, most, self.centroids)
+        return self._prefixes(vector, width, most)
+
+    @cached_property
+    def _prefixes(self) -> residual.PrefixSearch:
+        return residual.PrefixSearch(self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {f"quantizer.{level}": table for level, table in enumerate(self.centroids)}

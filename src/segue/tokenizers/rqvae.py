@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -79,7 +80,11 @@ class RqVae:
 
     def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """Nearest in the latent space, where the codes are chosen too; exact where nothing is pruned."""
-        return residual.nearest_prefixes(self._latents(vector[None, :])[0], width, most, self.centroids)
+        return self._prefixes(self._latents(vector[None, :])[0], width, most)
+
+    @cached_property
+    def _prefixes(self) -> residual.PrefixSearch:
+        return residual.PrefixSearch(self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         arrays = {"scale": self.scale}

@@ -78,7 +78,8 @@ class _Float32Begun:
         scores += self.rows @ self.screen.doubled[level]
 
     def doubt(self, level: int) -> Floats:
-        return self.screen.slopes[level] * self.norms + self.screen.constants[level]
+        doubt: Floats = self.screen.slopes[level] * self.norms + self.screen.constants[level]
+        return doubt
 
 
 class IntegerScreen:
@@ -89,7 +90,7 @@ class IntegerScreen:
     are the doubt. A row with a value beyond the sample's is in doubt whatever its scores.
     """
 
-    def __init__(self, tables: Sequence[Floats], offsets: Sequence[Floats], sample: Table) -> None:
+    def __init__(self, tables: Sequence[Floats], offsets: Sequence[Floats], sample: Rows) -> None:
         import torch
 
         largest = MARGIN * np.abs(sample).max(axis=0).astype(np.float64)
@@ -126,11 +127,12 @@ class IntegerScreen:
         self.zeros = [torch.zeros(len(table), dtype=torch.int64) for table in tables]
 
     @staticmethod
-    def pays(tables: Sequence[Floats], sample: Table) -> bool:
+    def pays(tables: Sequence[Floats], sample: Rows) -> bool:
         """Whether this processor has matrix instructions for bytes, and float32 holds all that occurs here."""
         import torch
 
-        values = [float(np.abs(each).max(initial=0.0)) for each in (sample, *tables)]
+        everything: list[Rows] = [sample, *tables]
+        values = [float(np.abs(each).max(initial=0.0)) for each in everything]
         return (
             bool(torch.cpu.get_capabilities().get("amx_int8", False))
             and hasattr(torch.ops.onednn, "qlinear_pointwise")
@@ -145,9 +147,9 @@ class IntegerScreen:
             torch.set_num_threads(1)
         values: Rows = rows * self.inverse
         np.rint(values, out=values)
-        beyond = None
+        beyond: npt.NDArray[np.bool_] | None = None
         if not max(values.max(), -values.min()) <= LARGEST:  # NaN, too
-            beyond = ~(np.abs(values) <= LARGEST).all(axis=1)
+            beyond = np.logical_not((np.abs(values) <= LARGEST).all(axis=1))
             values[beyond] = 0.0
         numbers = values.astype(np.int16)
         count, width = numbers.shape
