@@ -48,14 +48,23 @@ def test_nearest_prefixes_unpruned_is_the_order_of_all_reconstructions(seed: int
     assert len(pruned) == 2 * 2
 
 
-@given(seed=st.integers(0, 1000), width=st.integers(1, 12), most=st.integers(1, 30))
+@given(
+    seed=st.integers(0, 1000),
+    width=st.integers(1, 20),
+    most=st.integers(1, 30),
+    offset=st.sampled_from([0.0, 1e4]),
+)
 @settings(max_examples=30, deadline=None)
-def test_a_pruned_search_keeps_the_nearest_of_each_level(seed: int, width: int, most: int) -> None:
-    """The same beam search with residuals formed one by one."""
+def test_a_pruned_search_keeps_the_nearest_of_each_level(
+    seed: int, width: int, most: int, offset: float
+) -> None:
+    """The same beam search with residuals formed one by one. A large offset leaves float32 nothing to tell apart."""
     rng = np.random.default_rng(seed)
-    sizes = (6, 5, 4)
-    model = ResidualKMeans(tuple(rng.normal(size=(size, 3)).astype(np.float32) for size in sizes))
-    vector = rng.normal(size=3).astype(np.float32)
+    sizes = (20, 16, 10)
+    tables = [rng.normal(size=(size, 3)) for size in sizes]
+    tables[0] += offset
+    model = ResidualKMeans(tuple(table.astype(np.float32) for table in tables))
+    vector = (offset + rng.normal(size=3)).astype(np.float32)
     beam: list[tuple[int, ...]] = [()]
     for level, table in enumerate(model.centroids):
         grown = [(*prefix, code) for prefix in beam for code in range(len(table))]

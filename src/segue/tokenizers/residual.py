@@ -12,7 +12,7 @@ from segue.errors import DataError
 from segue.tokenizers.nearest import MANY, SAMPLE, Cascade, block_rows
 from segue.tokenizers.parallel import map_blocks, torch_threads_kept
 from segue.tokenizers.registry import Codes
-from segue.tokenizers.screens import Floats, Table
+from segue.tokenizers.screens import UNIT, Floats, Table
 
 
 def require_different_vectors(vectors: npt.NDArray[np.float32]) -> None:
@@ -53,7 +53,8 @@ class PrefixSearch:
     """Beam search over the levels by what is left of a vector; exact where nothing is pruned.
 
     As in :class:`segue.tokenizers.nearest.Cascade`, all products of centroids with each other are computed once, so that a
-    vector costs one product with each table, whatever the width of the beam.
+    vector costs one product with each table, whatever the width of the beam. Float32 says which children can be among
+    the nearest, float64 orders them.
     """
 
     def __init__(self, tables: Sequence[Table]) -> None:
@@ -62,6 +63,11 @@ class PrefixSearch:
         self._products = [
             [2.0 * before @ wide.T for before in self._wide[:level]] for level, wide in enumerate(self._wide)
         ]
+        self._magnitudes = [
+            sum(float(np.abs(each).max()) for each in products) for products in self._products
+        ]
+        with np.errstate(over="ignore"):
+            self._narrow = [[each.astype(np.float32) for each in products] for products in self._products]
 
     def __call__(self, vector: npt.NDArray[np.floating[Any]], width: int, most: int | None) -> Codes:
         """Prefixes [M, P], nearest first: ``width`` partial ones are kept a level, ``most`` whole ones at the end."""
@@ -72,16 +78,41 @@ class PrefixSearch:
             # Parents in the order of their codes make the children so, and a stable sort leaves ties to smaller codes.
             by_code = np.lexsort(prefixes.T[::-1]) if level else np.zeros(1, dtype=np.int64)
             prefixes, left = prefixes[by_code], left[by_code]
-            squared = (self._squared[level] - 2.0 * (table @ wide)) + left[:, None]  # [W, codes]
-            for before, products in enumerate(self._products[level]):
-                squared += np.take(products, prefixes[:, before], axis=0)
-            squared = squared.ravel()
+            base = self._squared[level] - 2.0 * (table @ wide)  # [codes]
             last = level == len(self._wide) - 1
+            children = self._screened(level, prefixes, left, base, most if last else width)
+            parents, codes = np.divmod(children, len(table))
+            squared = base[codes] + left[parents]
+            for before, products in enumerate(self._products[level]):
+                squared += products[prefixes[parents, before], codes]
             order = smallest(squared, most if last else width)
-            parents, codes = np.divmod(order, len(table))
-            prefixes = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
+            prefixes = np.concatenate([prefixes[parents[order]], codes[order, None]], axis=1)
             left = squared[order]
         return prefixes
+
+    def _screened(
+        self, level: int, prefixes: Codes, left: Floats, base: Floats, keep: int | None
+    ) -> npt.NDArray[np.int64]:
+        """Children, as parent · codes + code, ascending: all that can be among the ``keep`` nearest.
+
+        In float32, which is wrong by at most ``off``: half the unit in the last place for each number and each sum.
+        The keep-th smallest score of some children is no smaller than that of all.
+        """
+        count = len(left) * len(base)
+        if keep is None or count < 8 * keep:
+            return np.arange(count)
+        products = self._narrow[level]
+        magnitude = self._magnitudes[level] + float(left.max() + np.abs(base).max())
+        off = 4.0 * (level + 2) * UNIT * magnitude
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = np.add.outer(left.astype(np.float32), base.astype(np.float32))
+            for before, product in enumerate(products):
+                scores += np.take(product, prefixes[:, before], axis=0)
+            some = scores
+            if count >= 64 * keep:  # those of the nearest parents are small
+                some = scores[np.argsort(left)[: len(left) // 8]]
+            cut = float(np.partition(some.ravel(), keep - 1)[keep - 1])
+            return np.flatnonzero(~(scores > cut + 2.0 * off))  # what float32 cannot hold is kept
 
 
 def smallest(values: Floats, most: int | None) -> npt.NDArray[np.int64]:
