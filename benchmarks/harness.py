@@ -24,14 +24,21 @@ ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
 
 
-def median_seconds(contenders: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
+def median_seconds(
+    contenders: Mapping[str, Callable[[], Any]], repeats: int, fewer: Mapping[str, int] | None = None
+) -> dict[str, dict[str, float]]:
     """Seconds of each contender: median, lowest and highest of ``repeats``, interleaved so that a slow spell of the
-    machine hits all of them; one unmeasured warm-up each."""
+    machine hits all of them; one unmeasured warm-up each. ``fewer`` names those that take minutes, and their repeats:
+    they are not warmed up."""
+    fewer = fewer or {}
     taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for function in contenders.values():
-        function()
-    for _ in range(repeats):
+    for name, function in contenders.items():
+        if name not in fewer:
+            function()
+    for repeat in range(repeats):
         for name, function in contenders.items():
+            if repeat >= fewer.get(name, repeats):
+                continue
             started = time.perf_counter()
             function()
             taken[name].append(time.perf_counter() - started)

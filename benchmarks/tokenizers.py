@@ -33,13 +33,14 @@ from segue.tokenizers.fusion import Fusion, Modality
 from segue.tokenizers.item_map import ItemMap
 from segue.tokenizers.parallel import workers
 from segue.tokenizers.residual_kmeans import ResidualKMeans
+from segue.tokenizers.screens import IntegerScreen
 from segue.tokenizers.settings import TokenizerSettings
 
 Rows = npt.NDArray[np.float32]
 SEED = 17
 CLUSTERS = 2000
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-COLUMNS = ("task", "engine", "seconds", "low", "high", "ratio", "error", "peak_mib")
+COLUMNS = ("task", "engine", "seconds", "low", "high", "repeats", "ratio", "error", "peak_mib")
 _CHUNK = 16384  # rows decoded at once, so that measuring the error needs little memory
 
 
@@ -67,6 +68,9 @@ class Engine(Protocol):
     def encode(self, model: Any, rows: Rows) -> Any: ...
 
     def decode(self, model: Any, codes: Any) -> Rows: ...
+
+
+Models = dict[str, Any]  # by engine
 
 
 class Segue:
@@ -142,6 +146,7 @@ ENGINES: Mapping[str, Engine] = {
     "faiss.ResidualQuantizer, beam 1, plain k-means": Faiss(beam=1, progressive=False),
     "sklearn MiniBatchKMeans": ScikitLearn(),
 }
+FEWER = {"faiss.ResidualQuantizer": 1, "faiss.ResidualQuantizer, beam 1, plain k-means": 3}  # without warm-up
 
 
 def main() -> None:
@@ -164,19 +169,26 @@ def main() -> None:
     rows = measure(size)
     if size == Size():
         doc = (__doc__ or "").split("\n\n")[1].replace("\n", " ")
-        print(f"wrote {harness.write('tokenizers', doc, COLUMNS, rows, notes=notes(size))}")
+        print(f"wrote {harness.write('tokenizers', doc, COLUMNS, rows, notes=notes())}")
     else:
         print(*rows, "another size than the published one: written nowhere", sep="\n")
 
 
-def notes(size: Size) -> list[str]:
+def notes() -> list[str]:
     return [
-        f"{size.repeats} repeats after one warm-up, {workers()} threads for every engine, medians; low and high are the "
-        "quickest and the slowest repeat.",
-        "segue trains on a seeded sample of 65,536 vectors; FAISS on 256 a code (its default, the same number); "
-        "MiniBatchKMeans draws its batches from all.",
-        "segue's codes are those of float64, and do not depend on the number of threads.",
+        f"Medians, {workers()} threads for every engine, by turns; low and high are the quickest and the slowest repeat. "
+        "A warm-up went before, but for FAISS, whose repeats take minutes.",
+        "segue trains on a seeded sample of 131,072 vectors; FAISS on 256 a code (its default); MiniBatchKMeans draws its "
+        "batches from all.",
+        f"Screen of the assignment: {screen()}. The codes are those of float64 whatever the screen.",
+        "Neither segue's codes nor its codebooks depend on the number of threads.",
     ]
+
+
+def screen() -> str:
+    """What the assignment is screened with on this processor."""
+    one = [np.ones((1, 1))]
+    return "8-bit integers (AMX)" if IntegerScreen.pays(one, np.ones((1, 1), dtype=np.float32)) else "float32"
 
 
 def vectors(count: int, size: Size, seed: int = SEED) -> Rows:
@@ -198,34 +210,48 @@ def measure(size: Size) -> list[dict[str, Any]]:
     """Training, assignment and insertion, each with all of its engines by turns."""
     faiss.omp_set_num_threads(workers())
     with threadpool_limits(limits=workers()):
-        return [*training(size), *assignment(size), *insertion(size)]
+        rows, models = training(size)
+        rows += assignment(size, models)
+        rows += insertion(size, models[OURS])
+    return with_peaks(rows, size)
 
 
-def training(size: Size) -> list[dict[str, Any]]:
+def training(size: Size) -> tuple[list[dict[str, Any]], Models]:
     rows = vectors(size.train, size)
-    seconds = harness.median_seconds(
-        {name: partial(engine.fit, rows, size) for name, engine in ENGINES.items()}, size.repeats
-    )
-    errors = {name: error(engine, engine.fit(rows, size), rows) for name, engine in ENGINES.items()}
-    return _rows(f"train {size.train:,} x {size.dimensions}", "train", seconds, errors, size)
+    seconds, models = timed({name: partial(each.fit, rows, size) for name, each in ENGINES.items()}, size)
+    errors = {
+        name: error(engine, models[name], rows, engine.encode(models[name], rows))
+        for name, engine in ENGINES.items()
+    }
+    return _rows(f"train {size.train:,} x {size.dimensions}", seconds, errors, size), models
 
 
-def assignment(size: Size) -> list[dict[str, Any]]:
-    learnt = vectors(size.train, size)
-    models = {name: engine.fit(learnt, size) for name, engine in ENGINES.items()}
-    del learnt
+def assignment(size: Size, models: Models) -> list[dict[str, Any]]:
     rows = vectors(size.assign, size, seed=SEED + 1)
-    seconds = harness.median_seconds(
-        {name: partial(engine.encode, models[name], rows) for name, engine in ENGINES.items()}, size.repeats
+    seconds, codes = timed(
+        {name: partial(engine.encode, models[name], rows) for name, engine in ENGINES.items()}, size
     )
-    errors = {name: error(engine, models[name], rows) for name, engine in ENGINES.items()}
-    return _rows(f"assign {size.assign:,} new", "assign", seconds, errors, size)
+    errors = {name: error(engine, models[name], rows, codes[name]) for name, engine in ENGINES.items()}
+    return _rows(f"assign {size.assign:,} new", seconds, errors, size)
 
 
-def insertion(size: Size) -> list[dict[str, Any]]:
+def timed(
+    tasks: Mapping[str, Callable[[], Any]], size: Size
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """Seconds of each task, and what it gave."""
+    results: dict[str, Any] = {}
+
+    def run(name: str) -> None:
+        results[name] = tasks[name]()
+
+    fewer = {name: count for name, count in FEWER.items() if name in tasks}
+    return harness.median_seconds({name: partial(run, name) for name in tasks}, size.repeats, fewer), results
+
+
+def insertion(size: Size, tokenizer: ResidualKMeans) -> list[dict[str, Any]]:
     """New items into an item map; no peer has item maps. A third of them crowd around one point, so that many
     must be sent to other prefixes."""
-    book = codebook(size)
+    book = codebook(size, tokenizer)
     known = vectors(size.insert, size, seed=SEED + 2)
     everyone = np.ones(size.insert, dtype=bool)
     grown = ItemMap.build(book, [f"k{row}" for row in range(size.insert)], known, everyone)
@@ -237,10 +263,10 @@ def insertion(size: Size) -> list[dict[str, Any]]:
         return grown.insert(book, ids, new, everyone)
 
     seconds = harness.median_seconds({OURS: insert}, size.repeats)
-    return _rows(f"insert {size.insert:,} items into {size.insert:,}", None, seconds, {}, size)
+    return _rows(f"insert {size.insert:,} items into {size.insert:,}", seconds, {}, size)
 
 
-def codebook(size: Size) -> Codebook:
+def codebook(size: Size, tokenizer: ResidualKMeans) -> Codebook:
     """Our tokenizer behind a fusion that changes nothing."""
     width = size.dimensions
     fusion = Fusion(
@@ -252,29 +278,25 @@ def codebook(size: Size) -> Codebook:
     )
     return Codebook(
         fusion=fusion,
-        tokenizer=Segue().fit(vectors(size.train, size), size),
+        tokenizer=tokenizer,
         level_sizes=(*(2**size.bits,) * size.levels, 32),
         encoders={"text": EncoderIdentity(name="synthetic", weights_sha256="0")},
     )
 
 
-def error(engine: Engine, model: Any, rows: Rows) -> float:
+def error(engine: Engine, model: Any, rows: Rows, codes: Any) -> float:
     """Σ‖x − x̂‖² / Σ‖x‖²."""
     missed = total = 0.0
     for low in range(0, len(rows), _CHUNK):
         part = rows[low : low + _CHUNK]
-        back = engine.decode(model, engine.encode(model, part))
+        back = engine.decode(model, codes[low : low + _CHUNK])
         missed += float(((part - back) ** 2).sum(dtype=np.float64))
         total += float((part**2).sum(dtype=np.float64))
     return missed / total
 
 
 def _rows(
-    title: str,
-    task: str | None,
-    seconds: Mapping[str, Mapping[str, float]],
-    errors: Mapping[str, float],
-    size: Size,
+    title: str, seconds: Mapping[str, Mapping[str, float]], errors: Mapping[str, float], size: Size
 ) -> list[dict[str, Any]]:
     peers = [taken["median"] for name, taken in seconds.items() if name != OURS]
     return [
@@ -284,12 +306,21 @@ def _rows(
             "seconds": taken["median"],
             "low": taken["low"],
             "high": taken["high"],
+            "repeats": min(FEWER.get(name, size.repeats), size.repeats),
             "ratio": taken["median"] / min(peers) if peers else "no peer",
             "error": errors.get(name, "not asked"),
-            "peak_mib": child_peak(task, name, size) if task else None,
         }
         for name, taken in seconds.items()
     ]
+
+
+def with_peaks(rows: list[dict[str, Any]], size: Size) -> list[dict[str, Any]]:
+    """The rows of training and assignment with their ``peak_mib``."""
+    for row in rows:
+        task = row["task"].split()[0]
+        if task in ("train", "assign"):
+            row["peak_mib"] = child_peak(task, row["engine"], size)
+    return rows
 
 
 def child_peak(task: str, engine: str, size: Size) -> float | None:

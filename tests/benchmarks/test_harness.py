@@ -18,6 +18,14 @@ def test_contenders_take_turns_after_one_warm_up_each() -> None:
     assert set(seconds) == {"a", "b"}
 
 
+def test_who_takes_minutes_runs_fewer_times_and_unwarmed() -> None:
+    calls: list[str] = []
+    tasks = {name: partial(calls.append, name) for name in ("slow", "a")}
+    seconds = harness.median_seconds(tasks, 3, {"slow": 2})
+    assert calls == ["a", "slow", "a", "slow", "a", "a"]
+    assert set(seconds) == {"slow", "a"}
+
+
 def test_the_median_lies_among_the_repeats_and_the_warm_up_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

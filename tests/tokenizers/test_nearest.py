@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.tokenizers import kmeans, parallel, residual
-from segue.tokenizers.nearest import Nearest
+from segue.tokenizers.nearest import Cascade, Nearest
 from segue.tokenizers.residual_kmeans import different_rows
+from segue.tokenizers.screens import Float32Screen, IntegerScreen
+
+ONES = np.ones((1, 1))
+WITH_BYTES = pytest.mark.skipif(
+    not IntegerScreen.pays([ONES], ONES), reason="the integer screen needs a processor with AMX"
+)
 
 
 def _float64(rows: np.ndarray, table: np.ndarray, prices: np.ndarray) -> np.ndarray:
@@ -43,6 +49,74 @@ def test_rows_halfway_between_centroids_are_decided_in_float64() -> None:
     assert Nearest(table)(rows).tolist() == [0, 0, 1]
     assert Nearest(np.full((1, 2), 1e30, dtype=np.float32))(rows).tolist() == [0, 0, 0]  # beyond float32
     assert Nearest(table)(np.zeros((0, 2))).shape == (0,)
+
+
+def _cascade_by_hand(rows: np.ndarray, tables: list[np.ndarray], prices: list[np.ndarray]) -> np.ndarray:
+    left, codes = rows.astype(np.float64), []
+    for table, price in zip(tables, prices, strict=True):
+        codes.append(_float64(left, table, price))
+        left = left - table[codes[-1]]
+    return np.stack(codes, axis=1)
+
+
+def _levels(rng: np.random.Generator, size: int, width: int, offset: float) -> list[np.ndarray]:
+    tables = [offset + rng.normal(size=(size, width)), *0.3 * rng.normal(size=(2, size, width))]
+    return [table.astype(np.float32) for table in tables]
+
+
+@pytest.mark.parametrize("sampled", [False, pytest.param(True, marks=WITH_BYTES)])
+@given(
+    seed=st.integers(0, 10_000),
+    width=st.integers(1, 80),
+    size=st.integers(1, 40),
+    offset=st.sampled_from([0.0, 1.0, 1e3]),
+    priced=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_cascade_gives_the_codes_of_residuals_in_float64(
+    sampled: bool, seed: int, width: int, size: int, offset: float, priced: bool
+) -> None:
+    """Also for rows far beyond the sample, between two centroids, and with dimensions that the sample lacks."""
+    rng = np.random.default_rng(seed)
+    tables = _levels(rng, size, width, offset)
+    prices = [rng.random(size) if priced else np.zeros(size) for _ in tables]
+    rows = (offset + rng.normal(size=(60, width))).astype(np.float32)
+    sample = rows[:20].copy()
+    sample[:, -1] = 0.0
+    rows[-1] *= 40.0
+    rows[-2] = (tables[0][0] + tables[0][-1]) / 2
+    search = Cascade(tables, prices, sample if sampled else None)
+    assert isinstance(search._screen, IntegerScreen) == (sampled and width > 1)
+    np.testing.assert_array_equal(search(rows), _cascade_by_hand(rows, tables, prices))
+
+
+@pytest.mark.parametrize("kind", [Float32Screen, pytest.param(IntegerScreen, marks=WITH_BYTES)])
+@pytest.mark.parametrize("width", [3, 384])
+def test_no_score_is_further_off_than_the_doubt_allows(kind: type, width: int) -> None:
+    rng = np.random.default_rng(width)
+    spread = 1.0 / np.sqrt(1.0 + np.arange(width))
+    tables = [(table * spread).astype(np.float32).astype(np.float64) for table in _levels(rng, 50, width, 0)]
+    rows = (rng.normal(size=(400, width)) * spread).astype(np.float32)
+    offsets = [(table**2).sum(axis=1) for table in tables]
+    screen = kind(tables, offsets, *([rows] if kind is IntegerScreen else []))
+    begun = screen.begin(rows)
+    for level, table in enumerate(tables):
+        scores = np.repeat(offsets[level].astype(np.float32)[None], len(rows), axis=0)
+        begun.add_products(level, scores)
+        wrong = np.abs(scores - (offsets[level] - 2.0 * rows.astype(np.float64) @ table.T)).max(axis=1)
+        assert (2.0 * wrong <= begun.doubt(level)).all()
+        assert np.median(begun.doubt(level)) < 0.01  # and the doubt is small enough to be of use
+
+
+@WITH_BYTES
+def test_both_screens_lead_to_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    tables = _levels(rng, 32, 24, 0.0)
+    rows = rng.normal(size=(20_000, 24)).astype(np.float32)
+    rows[17] = np.nan
+    codes = residual.encode(rows, tables)
+    monkeypatch.setattr(IntegerScreen, "pays", lambda *_: False)
+    np.testing.assert_array_equal(residual.encode(rows, tables), codes)
 
 
 @pytest.mark.parametrize("threads", ["2", "5"])

@@ -48,6 +48,35 @@ def test_nearest_prefixes_unpruned_is_the_order_of_all_reconstructions(seed: int
     assert len(pruned) == 2 * 2
 
 
+@given(
+    seed=st.integers(0, 1000),
+    width=st.integers(1, 20),
+    most=st.integers(1, 30),
+    offset=st.sampled_from([0.0, 1e4]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_pruned_search_keeps_the_nearest_of_each_level(
+    seed: int, width: int, most: int, offset: float
+) -> None:
+    """The same beam search with residuals formed one by one. A large offset leaves float32 nothing to tell apart."""
+    rng = np.random.default_rng(seed)
+    sizes = (20, 16, 10)
+    tables = [rng.normal(size=(size, 3)) for size in sizes]
+    tables[0] += offset
+    model = ResidualKMeans(tuple(table.astype(np.float32) for table in tables))
+    vector = (offset + rng.normal(size=3)).astype(np.float32)
+    beam: list[tuple[int, ...]] = [()]
+    for level, table in enumerate(model.centroids):
+        grown = [(*prefix, code) for prefix in beam for code in range(len(table))]
+
+        def left(prefix: tuple[int, ...]) -> float:
+            taken = sum(model.centroids[each][code].astype(np.float64) for each, code in enumerate(prefix))
+            return float(((vector - taken) ** 2).sum())
+
+        beam = sorted(grown, key=left)[: most if level == len(sizes) - 1 else width]
+    assert [tuple(prefix) for prefix in model.nearest_prefixes(vector, width, most).tolist()] == beam
+
+
 def test_each_level_lowers_the_reconstruction_error() -> None:
     vectors = _vectors(300)
     errors = [float((vectors**2).sum())]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,10 +23,11 @@ from segue.errors import DataError
 from segue.tokenizers import residual
 from segue.tokenizers.balance import even_bound, even_prices, relaxed_prices
 from segue.tokenizers.kmeans import centroid_means
-from segue.tokenizers.nearest import Floats, block_rows, squared_distances
+from segue.tokenizers.nearest import block_rows, squared_distances
 from segue.tokenizers.parallel import map_blocks
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.residual_kmeans import k_means
+from segue.tokenizers.screens import Floats
 from segue.tokenizers.settings import TokenizerSettings
 
 
@@ -71,7 +73,11 @@ class BalancedResidualKMeans:
 
     def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """By distance alone: who looks for room has already found the even code full."""
-        return residual.nearest_prefixes(vector, width, most, self.centroids)
+        return self._prefixes(vector, width, most)
+
+    @cached_property
+    def _prefixes(self) -> residual.PrefixSearch:
+        return residual.PrefixSearch(self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {

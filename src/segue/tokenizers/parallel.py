@@ -7,9 +7,9 @@ order of the blocks. So the number of threads decides how long it takes and noth
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -29,6 +29,19 @@ def one_thread() -> AbstractContextManager[object]:
 
     limits: AbstractContextManager[object] = threadpool_limits(limits=1)
     return limits
+
+
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Who sets torch to one thread inside leaves it as it was."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def map_blocks(function: Callable[[slice], Result], rows: int, block: int) -> list[Result]:

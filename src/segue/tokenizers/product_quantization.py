@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from segue.tokenizers import residual
 from segue.tokenizers.kmeans import centroid_means
-from segue.tokenizers.nearest import Floats, Nearest, Table, block_rows, squared_distances
+from segue.tokenizers.nearest import Nearest, block_rows, squared_distances
 from segue.tokenizers.parallel import map_blocks, one_thread
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.residual_kmeans import MAX_ROWS, SAMPLE_PER_CODE, k_means, sample
+from segue.tokenizers.screens import Floats, Table
 from segue.tokenizers.settings import TokenizerSettings
 
 

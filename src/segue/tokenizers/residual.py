@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from segue.errors import DataError
-from segue.tokenizers.nearest import Floats, Nearest, Table, block_rows, squared_distances
-from segue.tokenizers.parallel import map_blocks
+from segue.tokenizers.nearest import MANY, SAMPLE, Cascade, block_rows
+from segue.tokenizers.parallel import map_blocks, torch_threads_kept
 from segue.tokenizers.registry import Codes
+from segue.tokenizers.screens import UNIT, Floats, Table
 
 
 def require_different_vectors(vectors: npt.NDArray[np.float32]) -> None:
@@ -31,18 +32,12 @@ def encode(
 ) -> Codes:
     """Greedy residual codes [N, P]: on each level the centroid of the least squared distance (plus its price),
     ties to the smaller code."""
-    searches = [Nearest(table, prices[level] if prices else None) for level, table in enumerate(tables)]
-
-    def block(part: slice) -> Codes:
-        residuals = vectors[part].astype(np.float64)
-        codes = np.zeros((len(residuals), len(tables)), dtype=np.int64)
-        for level, search in enumerate(searches):
-            codes[:, level] = search(residuals)
-            if level < len(tables) - 1:
-                residuals = residuals - tables[level][codes[:, level]]
-        return codes
-
-    pieces = map_blocks(block, len(vectors), block_rows(max(len(table) for table in tables)))
+    sample = vectors[:: max(1, len(vectors) // SAMPLE)] if len(vectors) >= MANY else None
+    with torch_threads_kept():
+        search = Cascade(tables, prices, sample)
+        pieces = map_blocks(
+            lambda part: search(vectors[part]), len(vectors), block_rows(max(len(table) for table in tables))
+        )
     return np.concatenate([np.zeros((0, len(tables)), dtype=np.int64), *pieces])
 
 
@@ -54,24 +49,70 @@ def reconstruct(prefixes: Codes, tables: Sequence[Table]) -> Floats:
     return total
 
 
-def nearest_prefixes(
-    vector: npt.NDArray[np.floating[Any]], width: int, most: int | None, tables: Sequence[Table]
-) -> Codes:
-    """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
-    prefixes = np.zeros((1, 0), dtype=np.int64)
-    residuals = vector.astype(np.float64)[None, :]
-    for level, table in enumerate(tables):
-        # Parents in the order of their codes make the children so, and a stable sort leaves ties to smaller codes.
-        by_code = np.lexsort(prefixes.T[::-1]) if level else np.zeros(1, dtype=np.int64)
-        prefixes, residuals = prefixes[by_code], residuals[by_code]
-        squared = squared_distances(residuals, table).ravel()  # [W * codes]
-        last = level == len(tables) - 1
-        order = smallest(squared, most if last else width)
-        parents, codes = np.divmod(order, len(table))
-        prefixes = np.concatenate([prefixes[parents], codes[:, None]], axis=1)
-        if not last:
-            residuals = residuals[parents] - table[codes]
-    return prefixes
+class PrefixSearch:
+    """Beam search over the levels by what is left of a vector; exact where nothing is pruned.
+
+    As in :class:`segue.tokenizers.nearest.Cascade`, all products of centroids with each other are computed once, so that a
+    vector costs one product with each table, whatever the width of the beam. Float32 says which children can be among
+    the nearest, float64 orders them.
+    """
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self._wide = [table.astype(np.float64) for table in tables]
+        self._squared = [(wide**2).sum(axis=1) for wide in self._wide]
+        self._products = [
+            [2.0 * before @ wide.T for before in self._wide[:level]] for level, wide in enumerate(self._wide)
+        ]
+        self._magnitudes = [
+            sum(float(np.abs(each).max()) for each in products) for products in self._products
+        ]
+        with np.errstate(over="ignore"):
+            self._narrow = [[each.astype(np.float32) for each in products] for products in self._products]
+
+    def __call__(self, vector: npt.NDArray[np.floating[Any]], width: int, most: int | None) -> Codes:
+        """Prefixes [M, P], nearest first: ``width`` partial ones are kept a level, ``most`` whole ones at the end."""
+        wide = vector.astype(np.float64)
+        prefixes = np.zeros((1, 0), dtype=np.int64)
+        left = np.array([wide @ wide])  # [W] squared distances of the partial prefixes
+        for level, table in enumerate(self._wide):
+            # Parents in the order of their codes make the children so, and a stable sort leaves ties to smaller codes.
+            by_code = np.lexsort(prefixes.T[::-1]) if level else np.zeros(1, dtype=np.int64)
+            prefixes, left = prefixes[by_code], left[by_code]
+            base = self._squared[level] - 2.0 * (table @ wide)  # [codes]
+            last = level == len(self._wide) - 1
+            children = self._screened(level, prefixes, left, base, most if last else width)
+            parents, codes = np.divmod(children, len(table))
+            squared = base[codes] + left[parents]
+            for before, products in enumerate(self._products[level]):
+                squared += products[prefixes[parents, before], codes]
+            order = smallest(squared, most if last else width)
+            prefixes = np.concatenate([prefixes[parents[order]], codes[order, None]], axis=1)
+            left = squared[order]
+        return prefixes
+
+    def _screened(
+        self, level: int, prefixes: Codes, left: Floats, base: Floats, keep: int | None
+    ) -> npt.NDArray[np.int64]:
+        """Children, as parent · codes + code, ascending: all that can be among the ``keep`` nearest.
+
+        In float32, which is wrong by at most ``off``: half the unit in the last place for each number and each sum.
+        The keep-th smallest score of some children is no smaller than that of all.
+        """
+        count = len(left) * len(base)
+        if keep is None or count < 8 * keep:
+            return np.arange(count)
+        products = self._narrow[level]
+        magnitude = self._magnitudes[level] + float(left.max() + np.abs(base).max())
+        off = 4.0 * (level + 2) * UNIT * magnitude
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = np.add.outer(left.astype(np.float32), base.astype(np.float32))
+            for before, product in enumerate(products):
+                scores += np.take(product, prefixes[:, before], axis=0)
+            some = scores
+            if count >= 64 * keep:  # those of the nearest parents are small
+                some = scores[np.argsort(left)[: len(left) // 8]]
+            cut = float(np.partition(some.ravel(), keep - 1)[keep - 1])
+            return np.flatnonzero(~(scores > cut + 2.0 * off))  # what float32 cannot hold is kept
 
 
 def smallest(values: Floats, most: int | None) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,13 +19,14 @@ import numpy.typing as npt
 from segue.tokenizers import residual
 from segue.tokenizers.kmeans import k_means as sampled_k_means
 from segue.tokenizers.kmeans import left_over
-from segue.tokenizers.nearest import Floats
 from segue.tokenizers.registry import Codes
+from segue.tokenizers.screens import Floats
 from segue.tokenizers.settings import TokenizerSettings
 
 MAX_POINTS_PER_CENTROID = 1024  # more are sampled (seeded): they move a centroid no further
-MAX_ROWS = 1 << 16  # more items than this, and than SAMPLE_PER_CODE a code, are sampled before anything else
+MAX_ROWS = 1 << 16  # more items than this, and than SAMPLE_PER_CODE a code, are too many for FAISS's k-means
 SAMPLE_PER_CODE = 256
+SAMPLED = 2  # times as many rows as that are the sample
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ResidualKMeans:
         sizes = settings.level_sizes[:-1]
         limit = max(MAX_ROWS, SAMPLE_PER_CODE * max(sizes))
         if len(vectors) > limit:
-            return cls(_fit_sample(sample(vectors, limit, settings.seed), sizes, settings.seed))
+            rows = sample(vectors, SAMPLED * limit, settings.seed)
+            return cls(_fit_sample(rows, sizes, settings.seed))
         tables: list[npt.NDArray[np.float32]] = []
         residuals = vectors.astype(np.float64)
         for level, size in enumerate(sizes):
@@ -70,7 +73,11 @@ class ResidualKMeans:
 
     def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """Beam search over the levels by what is left of the vector; exact where nothing is pruned."""
-        return residual.nearest_prefixes(vector, width, most, self.centroids)
+        return self._prefixes(vector, width, most)
+
+    @cached_property
+    def _prefixes(self) -> residual.PrefixSearch:
+        return residual.PrefixSearch(self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {f"quantizer.{level}": table for level, table in enumerate(self.centroids)}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -23,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from segue.tokenizers import residual
-from segue.tokenizers.nearest import Floats, Table
 from segue.tokenizers.registry import Codes
 from segue.tokenizers.reproducible import deterministic
 from segue.tokenizers.residual_kmeans import k_means
+from segue.tokenizers.screens import Floats, Table
 from segue.tokenizers.settings import RqVaeSettings, TokenizerSettings
 
 HELD_OUT = 0.1  # of the items, for the early stop; with fewer than _MIN_HELD_OUT of them all items stand in
@@ -79,7 +80,11 @@ class RqVae:
 
     def nearest_prefixes(self, vector: npt.NDArray[np.float32], width: int, most: int | None = None) -> Codes:
         """Nearest in the latent space, where the codes are chosen too; exact where nothing is pruned."""
-        return residual.nearest_prefixes(self._latents(vector[None, :])[0], width, most, self.centroids)
+        return self._prefixes(self._latents(vector[None, :])[0], width, most)
+
+    @cached_property
+    def _prefixes(self) -> residual.PrefixSearch:
+        return residual.PrefixSearch(self.centroids)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         arrays = {"scale": self.scale}
