@@ -4,7 +4,8 @@ import pytest
 from optuna import TrialPruned
 
 from segue.errors import ConfigurationError
-from segue.training.study import StudyResult, Tracking, TrialHandle, run_study
+from segue.training.study import StudyResult, TrialHandle, run_study
+from segue.training.tracking import Tracking
 
 
 def objective(handle: TrialHandle) -> float:

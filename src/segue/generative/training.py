@@ -21,8 +21,11 @@ from segue.generative.settings import GenerativeSettings, TuningSettings
 from segue.generative.store import new_model
 from segue.protocols import BoundItems, DenseHead, HistoryBatch, TrainableRecommender
 from segue.training.batches import sequence_batches, target_batches
+from segue.training.gradients import EventCount
 from segue.training.loop import FitResult, FitSettings, fit, saved_history
-from segue.training.study import StudyResult, Tracking, TrialHandle, run_study
+from segue.training.study import StudyResult, TrialHandle, run_study
+from segue.training.throughput import throughput
+from segue.training.tracking import Tracking
 
 Progress = Callable[[str], None]
 Report = Callable[[int, dict[str, float]], None]
@@ -45,6 +48,9 @@ class Trained:
 
     model: TrainableRecommender
     result: FitResult
+    throughput: dict[
+        str, float
+    ]  # of this process; see segue.training.throughput. Empty where it made no step
 
 
 def train(
@@ -92,14 +98,36 @@ def train(
             weight_decay=settings.weight_decay,
             precision=settings.precision,
             averaging=settings.averaging,
+            accumulate=settings.accumulate,
+            checkpoint_minutes=settings.checkpoint_minutes,
+            checkpoint_steps=settings.checkpoint_steps,
             seed=settings.seed,
             threads=settings.threads,
         ),
         checkpoints=checkpoints,
         report=report,
         progress=progress,
+        events=events_of(model),
     )
-    return Trained(model, result)
+    measured = throughput(model, result, loss=model.loss, batches=batches, precision=settings.precision)
+    return Trained(model, result, measured)
+
+
+def events_of(model: TrainableRecommender) -> EventCount:
+    """How many events of a batch the losses of ``model`` are means over: those whose items can be generated, unless the
+    model counts otherwise and says so by a method ``loss_events(batch)``."""
+    own: EventCount | None = getattr(model, "loss_events", None)
+    if own is not None:
+        return own
+
+    def speakable(batch: HistoryBatch) -> Tensor:
+        items = batch.items.to(model.trie.leaf_of.device)
+        inside = torch.arange(items.shape[1], device=items.device) < batch.lengths.to(items.device).unsqueeze(
+            1
+        )
+        return (inside & (model.trie.leaf_of[items] >= 0)).sum()
+
+    return speakable
 
 
 def _validator(model: TrainableRecommender, items: BoundItems, sequences: Sequences) -> Callable[[], float]:

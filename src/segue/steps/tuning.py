@@ -11,8 +11,8 @@ from segue.generative.store import save_weights
 from segue.generative.training import tune
 from segue.schema import UserGroup
 from segue.steps.runner import StepContext
+from segue.steps.tracking import tracking_of
 from segue.tokenizers.item_map import bound_items
-from segue.training.study import Tracking
 
 SETTINGS = "settings.json"
 TRIALS = "trials.json"
@@ -35,13 +35,7 @@ def run(context: StepContext) -> None:
         name=name,
         journal=context.workspace.state(context.dataset) / "optuna" / f"{name}.journal",
         checkpoints=context.checkpoints,
-        tracking=Tracking(
-            uri=context.workspace.mlflow_uri,
-            artifacts=context.workspace.mlflow_artifacts,
-            experiment=context.dataset,
-            run_name=name,
-            tags={"segue.step": context.step.name, "segue.dataset": context.dataset},
-        ),
+        tracking=tracking_of(context),
         progress=context.progress,
     )
     save_weights(context.output, tuned.best.model)

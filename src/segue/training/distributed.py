@@ -24,8 +24,8 @@ _PATIENCE = timedelta(hours=6)
 
 
 def announced() -> int:
-    """How many processes ``torchrun`` started, from its environment; 1 without it. Imports no group."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes ``torchrun`` started, from its environment; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
 
 
 def processes() -> int:
@@ -65,6 +65,7 @@ def process_group() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_PATIENCE)
     try:
         yield
+        dist.barrier()  # nobody leaves while another still speaks
     finally:
         dist.destroy_process_group()
 

@@ -65,7 +65,7 @@ class Gradients:
         if processes() > 1:
             # A head whose loss has no weight has no gradient, and neither has what a short batch does not read.
             self._shared = DistributedDataParallel(
-                _Loss(model, loss), find_unused_parameters=True, broadcast_buffers=False
+                _Loss(model, loss), find_unused_parameters=True, forward_sync_buffers=False
             )
 
     def add(self, batch: HistoryBatch) -> Losses:

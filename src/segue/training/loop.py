@@ -111,7 +111,7 @@ def fit(
     torch.set_num_threads(settings.threads)
     training = _Training(model, batches, loss, events, settings, checkpoints)
     state = training.state
-    if state.steps:
+    if state.steps and leads():
         inside = f" and {state.batch} batches of the next" if state.batch else ""
         progress(f"goes on after epoch {state.epoch} of {settings.epochs}{inside}")
     began = time.monotonic()

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from segue.errors import ConfigurationError
+from segue.training.tracking import Tracking, experiment_id, milliseconds
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _INDEX = "index"  # the trial's number among the finished ones
@@ -144,17 +145,6 @@ def _short(params: Mapping[str, Any]) -> str:
 # MLflow.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tracking:
-    """Where the runs go."""
-
-    uri: str
-    artifacts: Path  # of an experiment that does not exist yet
-    experiment: str
-    run_name: str
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
 class _RunTracker(Protocol):
     def begin(self, index: int) -> None: ...
 
@@ -187,14 +177,7 @@ class _MlflowRuns:
 
         self._client = MlflowClient(tracking_uri=tracking.uri)
         self._study = study
-        found = self._client.get_experiment_by_name(tracking.experiment)
-        self._experiment = (
-            found.experiment_id
-            if found is not None
-            else self._client.create_experiment(
-                tracking.experiment, artifact_location=tracking.artifacts.resolve().as_uri()
-            )
-        )
+        self._experiment = experiment_id(self._client, tracking)
         if _PARENT not in study.user_attrs:
             parent = self._client.create_run(
                 self._experiment, run_name=tracking.run_name, tags=dict(tracking.tags)
@@ -212,7 +195,7 @@ class _MlflowRuns:
     def epoch(self, index: int, epoch: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
-        now = _milliseconds()
+        now = milliseconds()
         self._client.log_batch(
             self._run(index),
             metrics=[Metric(name, value, now, epoch) for name, value in sorted(metrics.items())],
@@ -221,7 +204,7 @@ class _MlflowRuns:
     def end(self, index: int, params: Mapping[str, Any], value: float | None, state: str) -> None:
         from mlflow.entities import Metric, Param
 
-        metrics = [] if value is None else [Metric("best_validation", value, _milliseconds(), 0)]
+        metrics = [] if value is None else [Metric("best_validation", value, milliseconds(), 0)]
         named = [Param(name, str(setting)) for name, setting in sorted(params.items())]
         self._client.log_batch(self._run(index), metrics=metrics, params=named)
         self._client.set_tag(self._run(index), "optuna.state", state)
@@ -240,9 +223,3 @@ class _MlflowRuns:
     @staticmethod
     def _attribute(index: int) -> str:
         return f"{_RUN}_{index}"
-
-
-def _milliseconds() -> int:
-    import time
-
-    return int(time.time() * 1000)
