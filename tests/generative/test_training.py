@@ -84,7 +84,7 @@ def test_an_interrupted_study_ends_as_an_uninterrupted_one(tmp_path) -> None:
             tiny.SETTINGS,
             TuningSettings(trials=3, warmup_epochs=0),
             name="study",
-            journal=folder / "study.journal",
+            storage=folder / "study.journal",
             checkpoints=folder / "checkpoints",
             tracking=None,
             progress=progress,

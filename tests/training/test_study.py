@@ -19,7 +19,7 @@ def study(folder, *, run=objective, trials: int = 5, tracking: Tracking | None =
     return run_study(
         run,
         name="s",
-        journal=folder / "s.journal",
+        storage=folder / "s.journal",
         trials=trials,
         seed=3,
         first={"x": 0.5},

@@ -4,11 +4,14 @@ settings."""
 from __future__ import annotations
 
 import shutil
+from functools import partial
+from pathlib import Path
 
 from segue.artifacts import MANIFEST, write_json
 from segue.data.sequences import Sequences
 from segue.generative.store import save_weights
 from segue.generative.training import tune
+from segue.protocols import BoundItems
 from segue.schema import UserGroup
 from segue.steps.runner import StepContext
 from segue.steps.tracking import tracking_of
@@ -27,16 +30,17 @@ def run(context: StepContext) -> None:
         return
     params = context.params
     name = f"{context.step.name}-{context.identity[:16]}"
+    source = partial(_data, context.inputs["sequences"] / UserGroup.REGULAR.value, context.inputs["item_map"])
     tuned = tune(
-        Sequences.load(context.inputs["sequences"] / UserGroup.REGULAR.value),
-        bound_items(context.inputs["item_map"]),
+        *source(),
         params.generative,
         params.tuning,
         name=name,
-        journal=context.workspace.state(context.dataset) / "optuna" / f"{name}.journal",
+        storage=context.workspace.study_storage(context.dataset, name),
         checkpoints=context.checkpoints,
         tracking=tracking_of(context),
         progress=context.progress,
+        source=source,
     )
     save_weights(context.output, tuned.best.model)
     write_json(
@@ -51,7 +55,12 @@ def run(context: StepContext) -> None:
     )
     write_json(
         context.output / TRIALS,
-        {"best": tuned.study.best_index, "value": tuned.study.best_value, "trials": tuned.study.trials},
+        {
+            "best": tuned.study.best_index,
+            "value": tuned.study.best_value,
+            "trials": tuned.study.trials,
+            "importance": tuned.study.importance,
+        },
     )
     context.record["mlflow"] = tuned.study.mlflow
     context.metrics["trials"] = len(tuned.study.trials)
@@ -59,6 +68,11 @@ def run(context: StepContext) -> None:
     context.metrics["validation_ndcg_at_10"] = round(tuned.study.best_value, 4)
     for key, value in tuned.study.best_params.items():
         context.metrics[key] = value
+
+
+def _data(sequences: Path, item_map: Path) -> tuple[Sequences, BoundItems]:
+    """What a study is about; each of its workers reads it itself."""
+    return Sequences.load(sequences), bound_items(item_map)
 
 
 def trained_on(context: StepContext) -> dict[str, str]:
