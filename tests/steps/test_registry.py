@@ -39,7 +39,7 @@ INFRASTRUCTURE = {
     "steps.registry",
     "steps.tracking",
 }
-PAGES = {"reporting.evaluation_page", "reporting.semantic_ids_page"}
+PAGES = {"reporting.evaluation_page", "reporting.semantic_ids_page", "reporting.tuning_page"}
 
 
 def imported(source: Path) -> set[str]:

@@ -218,7 +218,8 @@ class Tuned:
     study: StudyResult
 
 
-Source = Callable[[], tuple[Sequences, BoundItems]]
+Data = tuple[Sequences, BoundItems]
+Source = Callable[[], Data]
 
 
 def tune(
@@ -309,7 +310,7 @@ class _Objective:
         return self._checkpoints / f"trial-{index}"
 
 
-def _as_given(sequences: Sequences, items: BoundItems) -> tuple[Sequences, BoundItems]:
+def _as_given(sequences: Sequences, items: BoundItems) -> Data:
     return sequences, items
 
 

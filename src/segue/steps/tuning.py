@@ -10,8 +10,8 @@ from pathlib import Path
 from segue.artifacts import MANIFEST, write_json
 from segue.data.sequences import Sequences
 from segue.generative.store import save_weights
-from segue.generative.training import tune
-from segue.protocols import BoundItems
+from segue.generative.training import Data, tune
+from segue.reporting.tuning_page import write_tuning_page
 from segue.schema import UserGroup
 from segue.steps.runner import StepContext
 from segue.steps.tracking import tracking_of
@@ -27,6 +27,7 @@ def run(context: StepContext) -> None:
     if (kept := context.kept("tuning")) is not None:
         shutil.copytree(kept, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         context.progress("the chosen settings are kept; nothing is tuned")
+        _write_page(context)
         return
     params = context.params
     name = f"{context.step.name}-{context.identity[:16]}"
@@ -62,6 +63,7 @@ def run(context: StepContext) -> None:
             "importance": tuned.study.importance,
         },
     )
+    _write_page(context)
     context.record["mlflow"] = tuned.study.mlflow
     context.metrics["trials"] = len(tuned.study.trials)
     context.metrics["pruned"] = sum(trial["state"] == "pruned" for trial in tuned.study.trials)
@@ -70,7 +72,18 @@ def run(context: StepContext) -> None:
         context.metrics[key] = value
 
 
-def _data(sequences: Path, item_map: Path) -> tuple[Sequences, BoundItems]:
+def _write_page(context: StepContext) -> None:
+    page = write_tuning_page(
+        context.reports,
+        context.output,
+        dataset=context.dataset,
+        title=context.params.data.title or context.dataset,
+        workers=context.params.tuning.workers,
+    )
+    context.record["plots"] = [str(page)]
+
+
+def _data(sequences: Path, item_map: Path) -> Data:
     """What a study is about; each of its workers reads it itself."""
     return Sequences.load(sequences), bound_items(item_map)
 
