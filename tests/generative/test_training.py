@@ -128,7 +128,7 @@ def test_workers_end_in_the_best_trials_own_model(tmp_path) -> None:
 def test_micro_batches_are_weighted_by_the_events_that_the_loss_counts() -> None:
     bound = tiny.items(retired=(3, 4, 5, 6))  # they have no loss, and are spread unevenly
     data = tiny.sequences(24)
-    settings = tiny.SETTINGS.model_copy(update={"dropout": 0.0})
+    settings = tiny.SETTINGS.model_copy(update={"dropout": 0.0, "identity_dropout": 0.0})
     whole, pieces = (
         train(data, bound, chosen, validation=None, checkpoints=None, progress=silent)
         for chosen in (settings, settings.model_copy(update={"accumulate": 3}))

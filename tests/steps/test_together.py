@@ -24,7 +24,7 @@ from tests.generative import tiny
 
 DATASET = "ml-100k"
 # Dropout draws otherwise in each process: without it both ways must agree.
-SETTINGS = tiny.SETTINGS.model_copy(update={"dropout": 0.0, "epochs": 3})
+SETTINGS = tiny.SETTINGS.model_copy(update={"dropout": 0.0, "identity_dropout": 0.0, "epochs": 3})
 OVERRIDES = [
     f"generative.{name}={getattr(SETTINGS, name)}"
     for name in (
@@ -32,6 +32,7 @@ OVERRIDES = [
         "layers",
         "heads",
         "dropout",
+        "identity_dropout",
         "max_length",
         "batch_events",
         "epochs",

@@ -47,27 +47,29 @@ def leads() -> bool:
 def process_group() -> Iterator[None]:
     """The processes of ``torchrun``, joined: gloo between CPUs, NCCL between GPUs, each process with a GPU of its own.
 
-    Without ``torchrun``, or inside a group that stands already, nothing happens. Raises ConfigurationError where a
-    machine with GPUs has fewer of them than processes.
+    Without ``torchrun``, or inside a group that stands already, nothing happens.
     """
     if announced() == 1 or _grouped():
         yield
         return
-    gpus = torch.cuda.device_count()
-    if gpus:
-        place = int(os.environ.get("LOCAL_RANK", "0"))
-        if place >= gpus:
-            raise ConfigurationError(
-                f"process {place + 1} of this machine has no GPU of its own, there are {gpus}: "
-                f"start at most {gpus} (torchrun --nproc-per-node {gpus}), or hide them (CUDA_VISIBLE_DEVICES=)"
-            )
-        torch.cuda.set_device(place)
+    if gpus := torch.cuda.device_count():
+        torch.cuda.set_device(_place() % gpus)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_PATIENCE)
     try:
         yield
         dist.barrier()  # nobody leaves while another still speaks
     finally:
         dist.destroy_process_group()
+
+
+def check_device(device: torch.device) -> None:
+    """Raises ConfigurationError where processes would have to share a GPU, which NCCL does not do."""
+    gpus = torch.cuda.device_count()
+    if processes() > 1 and device.type == "cuda" and _place() >= gpus:
+        raise ConfigurationError(
+            f"process {_place() + 1} of this machine has no GPU of its own, there are {gpus}: "
+            f"start at most {gpus} processes a machine, or train on device cpu"
+        )
 
 
 def told_by_first(value: T) -> T:
@@ -94,6 +96,11 @@ def summed(value: torch.Tensor) -> torch.Tensor:
     if _grouped():
         dist.all_reduce(value)
     return value
+
+
+def _place() -> int:
+    """Of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _grouped() -> bool:

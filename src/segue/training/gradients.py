@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segue.protocols import HistoryBatch
-from segue.training.distributed import processes, rank
+from segue.training.distributed import check_device, processes, rank
 
 Losses = dict[str, Tensor]
 LossFunction = Callable[[HistoryBatch], Losses]
@@ -62,6 +62,7 @@ class Gradients:
         self._accumulate = accumulate
         self._precision = precision
         self._shared: DistributedDataParallel | None = None
+        check_device(self._device)
         if processes() > 1:
             # A head whose loss has no weight has no gradient, and neither has what a short batch does not read.
             self._shared = DistributedDataParallel(
@@ -121,5 +122,8 @@ class _Loss(nn.Module):
 def _rows(batch: HistoryBatch, rows: slice) -> HistoryBatch:
     """As wide as the batch: few different shapes, see :mod:`segue.training.batches`."""
     return HistoryBatch(
-        items=batch.items[rows], timestamps=batch.timestamps[rows], lengths=batch.lengths[rows]
+        items=batch.items[rows],
+        timestamps=batch.timestamps[rows],
+        lengths=batch.lengths[rows],
+        users=None if batch.users is None else batch.users[rows],
     )

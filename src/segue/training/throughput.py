@@ -80,6 +80,8 @@ def unpadded(sample: list[HistoryBatch]) -> HistoryBatch:
     length = max(1, round(events / max(1, int((lengths > 0).sum()))))
     rows = max(1, min(events // length, round(events / len(sample) / length)))
 
+    users = sample[0].users
+
     def cut(name: str) -> Tensor:
         values = []
         for batch in sample:
@@ -91,6 +93,7 @@ def unpadded(sample: list[HistoryBatch]) -> HistoryBatch:
         items=cut("items"),
         timestamps=cut("timestamps").sort(dim=1).values,
         lengths=torch.full((rows,), length),
+        users=None if users is None else users.repeat(rows)[:rows],
     )
 
 
