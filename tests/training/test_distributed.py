@@ -111,6 +111,7 @@ def test_two_processes_follow_the_curve_of_one(pair: Path) -> None:
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_that_died_go_on_bit_for_bit(pair: Path, tmp_path: Path) -> None:
     codes = together(tmp_path, kill=10)
     assert codes[1] == -signal.SIGKILL
