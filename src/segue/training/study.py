@@ -16,6 +16,8 @@ parent."""
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -191,7 +193,7 @@ def _side_by_side(
         return
     # Not forked: a copy of a process that has threads may wait for them for ever.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_work, objective, plan, place) for place in range(workers)]
+        futures = [pool.submit(_work_until_told, objective, plan, place) for place in range(workers)]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -200,6 +202,24 @@ def _side_by_side(
                 f"a worker of the study {plan.name} was killed: run it again, it goes on where it was; "
                 "where memory ran out, with fewer tuning.workers"
             ) from error
+
+
+class _Terminated(BaseException):
+    """Another worker died, and this one must go too."""
+
+
+def _work_until_told(objective: Objective, plan: _Plan, place: int) -> None:
+    """:func:`_work`, in a process of its own. Told to go, it lets the journal's lock go first: the next study would wait
+    half a minute for it."""
+
+    def leave(number: int, frame: object) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        _work(objective, plan, place)
+    except _Terminated:
+        os._exit(128 + signal.SIGTERM)
 
 
 def _work(objective: Objective, plan: _Plan, place: int) -> None:
