@@ -212,7 +212,7 @@ def _work_until_told(objective: Objective, plan: _Plan, place: int) -> None:
     """:func:`_work`, in a process of its own. Told to go, it lets the journal's lock go first: the next study would wait
     half a minute for it."""
 
-    def leave(number: int, frame: object) -> None:
+    def leave(*_: object) -> None:
         raise _Terminated
 
     signal.signal(signal.SIGTERM, leave)
