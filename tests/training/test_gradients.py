@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from segue.protocols import HistoryBatch
 from segue.training.gradients import Gradients, all_events, events_with_history
 from tests.training.examples import NextItem, batches, next_item, settings, train
 
@@ -38,6 +41,19 @@ def test_a_mean_over_pieces_would_be_another_gradient() -> None:
     pieces, _ = gradients(3, events=lambda batch: torch.tensor(len(batch.lengths)))
     assert whole.layer.weight.grad is not None
     assert not torch.allclose(pieces.layer.weight.grad, whole.layer.weight.grad, rtol=1e-3)
+
+
+def test_each_history_is_in_one_micro_batch_with_whose_it_is() -> None:
+    model, seen = next_item(), []
+    batch = replace(batches(0)[0], users=torch.arange(7) + 10)
+
+    def loss(piece: HistoryBatch) -> dict[str, torch.Tensor]:
+        assert piece.users is not None
+        seen.extend((int(user), items.tolist()) for user, items in zip(piece.users, piece.items, strict=True))
+        return model.loss(piece)
+
+    Gradients(model, loss, accumulate=3, precision="fp32").add(batch)
+    assert sorted(seen) == [(10 + row, items.tolist()) for row, items in enumerate(batch.items)]
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.1])

@@ -123,10 +123,6 @@ class Logged:
         while len({process for _, process, *_ in log(self.folder)}) < self.together:
             assert time.monotonic() < deadline, "nobody else works on the study"
             time.sleep(0.02)
-        if (
-            self.together > 1
-        ):  # who is killed is hardly ever killed in the journal, whose lock would last half a minute
-            time.sleep(0.2)
         handle.report(0, -(x**2))
         handle.measured({"speed": 1.0})
         return -(x**2) - 0.01 * y**2
