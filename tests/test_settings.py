@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from segue.cascade.settings import CascadeSettings
 from segue.generative.settings import GenerativeSettings
+from segue.settings import HOW_TRAINING_RUNS
 
 
 def test_retired_keys_are_read_beside_a_model_and_refused_in_parameters() -> None:
@@ -31,3 +32,16 @@ def test_heads_must_share_the_dimensions() -> None:
     with pytest.raises(ValidationError, match=r"dimensions 10 must be a multiple of twice the heads \(2\)"):
         GenerativeSettings(dimensions=10, heads=2)
     assert GenerativeSettings(dimensions=12, heads=2).dimensions == 12
+
+
+def test_how_training_runs_is_no_part_of_what_it_makes() -> None:
+    described = CascadeSettings().described()
+    assert set(described) == set(CascadeSettings.model_fields)
+    for name, left in (
+        ("sasrec", described["sasrec"]),
+        ("two_tower", described["two_tower"]),
+        ("generative", GenerativeSettings().described()),
+    ):
+        whole = getattr(CascadeSettings(), name, GenerativeSettings()).model_dump(mode="json")
+        assert {**left, **{key: whole[key] for key in HOW_TRAINING_RUNS}} == whole
+        assert not HOW_TRAINING_RUNS & set(left)

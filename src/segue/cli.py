@@ -87,6 +87,9 @@ def step(
     dataset: Dataset = DEFAULT,
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option(help="Run even if it is up to date")] = False,
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Processes that train together (generative_model, refit), by torchrun")
+    ] = 1,
     engine: Annotated[str, typer.Option(hidden=True)] = "cli",
 ) -> None:
     """Run one step; its inputs must be there."""
@@ -96,13 +99,29 @@ def step(
 
     if name not in BY_NAME:
         raise ConfigurationError(f"there is no step {name!r}; steps: {', '.join(BY_NAME)}")
+    if nproc > 1:
+        raise typer.Exit(_under_torchrun(nproc, name, dataset, overrides or [], force=force))
     workspace = Workspace.find()
     outcome = run_step(
         workspace, dataset, name, load_params(workspace, dataset, overrides or []), force=force, engine=engine
     )
+    if outcome.status == "joined":  # the first process speaks for all
+        return
     words = {"ran": "done", "up_to_date": "up to date", "no_change": "no change", "refused": "refused"}
     told = outcome.message or words[outcome.status]
     print(f"{name}@{dataset}: {told} ({outcome.seconds:.1f} s)", flush=True)
+
+
+def _under_torchrun(nproc: int, name: str, dataset: str, overrides: list[str], *, force: bool) -> int:
+    """``segue step`` in ``nproc`` processes of this machine. Returns the exit code."""
+    import subprocess
+
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "segue.cli"]
+    options = [part for override in overrides for part in ("--set", override)] + (
+        ["--force"] if force else []
+    )
+    command = [sys.executable, "-m", *launcher, "step", name, "--dataset", dataset, *options]
+    return subprocess.run(command, check=False).returncode
 
 
 @app.command()

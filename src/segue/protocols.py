@@ -88,7 +88,10 @@ class GenerativeRecommender(Protocol):
         ...
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
-        """``total`` and its parts; each event of the batch is predicted from those before it."""
+        """``total`` and its parts; each event of the batch is predicted from those before it.
+
+        Each is a mean over the events whose items are in the trie; a model that counts otherwise says over how many of a
+        batch it is by a method ``loss_events(batch) -> Tensor``, or micro-batches would be weighted wrongly."""
         ...
 
     def encode(self, histories: HistoryBatch, context: Sequence[dict[str, str]] | None = None) -> Any:

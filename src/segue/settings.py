@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict
+
+# Of a model's settings, those that say how its training runs: the model that comes out is the same.
+HOW_TRAINING_RUNS: Final = frozenset({"accumulate", "checkpoint_minutes", "checkpoint_steps"})
 
 
 class Settings(BaseModel):
@@ -14,6 +17,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     retired: ClassVar[frozenset[str]] = frozenset()  # keys that earlier versions had and wrote beside a model
+
+    operational: ClassVar[frozenset[str]] = frozenset()  # keys that say how work is done, not what comes out
+
+    def described(self) -> dict[str, Any]:
+        """As JSON without the operational keys, for the identity of what these settings make: a machine with less memory
+        makes the same model."""
+        left = self.model_dump(mode="json", exclude=set(self.operational))
+        for name in left:
+            if isinstance(inner := getattr(self, name), Settings):
+                left[name] = inner.described()
+        return left
 
     @classmethod
     def stored(cls, value: Mapping[str, Any]) -> Self:

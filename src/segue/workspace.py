@@ -88,6 +88,10 @@ class Workspace:
         """``MLFLOW_TRACKING_URI`` where set, else SQLite under ``state/``."""
         return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.root / 'state' / 'mlflow.db'}")
 
+    def study_storage(self, dataset: str, name: str) -> Path | str:
+        """``OPTUNA_STORAGE`` (a database's URL, for workers on many machines) where set, else a journal file."""
+        return os.environ.get("OPTUNA_STORAGE") or self.state(dataset) / "optuna" / f"{name}.journal"
+
     @property
     def mlflow_artifacts(self) -> Path:
         return self.root / "state" / "mlflow-artifacts"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segue.artifacts import hash_files
-from segue.cascade import load_cascade, load_paths
+from segue.cascade import incumbent, load_cascade, load_paths
 from segue.cascade.incumbent import (
     fit_incumbent,
     item_content,
@@ -17,7 +17,7 @@ from segue.cascade.incumbent import (
     refit_incumbent,
     refresh_incumbent,
 )
-from segue.cascade.study import tune_sasrec
+from segue.cascade.study import train_sasrec, tune_sasrec
 from segue.errors import ArtifactError, DataError
 from segue.items import ItemVectors
 from segue.paths import ListRules
@@ -108,6 +108,26 @@ def test_a_kept_incumbent_keeps_its_weights_and_identity_and_lists_new_items(wor
     assert 0 not in whole.items[:3]
     assert not cascade.sasrec.known[[0, 13]].any()
     assert cascade.two_tower.known[[0, 13]].all()
+
+
+def test_micro_batches_make_no_other_incumbent_and_a_refit_uses_them(world, tmp_path, monkeypatch):
+    sasrec = world.settings.sasrec.model_copy(update={"accumulate": 2, "checkpoint_steps": 7})
+    settings = world.settings.model_copy(update={"sasrec": sasrec})
+    given = {
+        "items": world.items,
+        "sequences": world.sequences,
+        "content": world.content,
+        "settings": settings,
+    }
+    kept = refresh_incumbent(tmp_path / "kept", kept=world.folder, **given)
+    assert kept["incumbent_id"] == world.facts["incumbent_id"]
+    used = []
+    monkeypatch.setattr(
+        incumbent, "train_sasrec", lambda *args, **more: used.append(args[2]) or train_sasrec(*args, **more)
+    )
+    refit = refit_incumbent(tmp_path / "refit", chosen=world.folder, progress=lambda text: None, **given)
+    assert refit["settings"] == world.facts["settings"]
+    assert [(one.accumulate, one.checkpoint_steps) for one in used] == [(2, 7)]
 
 
 def test_another_setting_of_recall_is_another_incumbent(world, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segue.artifacts import hash_files, read_json
+from segue.artifacts import hash_files, read_json, write_json
 from segue.bases import KEEPABLE
 from segue.errors import ArtifactError
 from segue.generative import load_path
@@ -153,11 +153,15 @@ def test_what_is_kept_is_handed_on(line: Line, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "manifest.json").write_text("{}")
-    (kept / "settings.json").write_text("{}")
+    write_json(kept / "settings.json", {"best_epoch": 1})
+    trial = {"index": 0, "state": "complete", "value": 0.1, "params": {}, "validation": [0.1]}
+    write_json(kept / "trials.json", {"best": 0, "trials": [trial]})
     for name in STEPS:
         output = line.run(name, kept=kept).output
-        assert [file.name for file in output.iterdir()] == ["settings.json"]
-        (output / "settings.json").unlink()
+        assert hash_files(output) == hash_files(kept)
+        for file in output.iterdir():
+            file.unlink()
+    assert "1 trials" not in (line.workspace.reports("ml-100k") / "tuning.html").read_text()
 
 
 def test_missing_settings_are_named(line: Line) -> None:

@@ -84,7 +84,7 @@ def test_an_interrupted_study_ends_as_an_uninterrupted_one(tmp_path) -> None:
             tiny.SETTINGS,
             TuningSettings(trials=3, warmup_epochs=0),
             name="study",
-            journal=folder / "study.journal",
+            storage=folder / "study.journal",
             checkpoints=folder / "checkpoints",
             tracking=None,
             progress=progress,
@@ -100,6 +100,43 @@ def test_an_interrupted_study_ends_as_an_uninterrupted_one(tmp_path) -> None:
         assert resumed.settings == whole.settings
         for name, value in resumed.best.model.state_dict().items():
             assert torch.equal(value, whole.best.model.state_dict()[name]), name
+
+
+def test_workers_end_in_the_best_trials_own_model(tmp_path) -> None:
+    data, bound = tiny.sequences(16), tiny.items()
+    tuned = tune(
+        data,
+        bound,
+        tiny.SETTINGS,
+        TuningSettings(trials=3, warmup_epochs=0, workers=2),
+        name="study",
+        storage=tmp_path / "study.journal",
+        checkpoints=tmp_path / "checkpoints",
+        tracking=None,
+        progress=silent,
+    )
+    assert {trial["index"] for trial in tuned.study.trials} == {0, 1, 2}
+    assert tuned.study.best_value == tuned.best.result.best_value
+    assert tuned.best.result.tokens == 0  # read from its checkpoint, not trained again
+    again = train(
+        data.training_part(), bound, tuned.trial_settings, validation=data, checkpoints=None, progress=silent
+    )
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, tuned.best.model.state_dict()[name]), name
+
+
+def test_micro_batches_are_weighted_by_the_events_that_the_loss_counts() -> None:
+    bound = tiny.items(retired=(3, 4, 5, 6))  # they have no loss, and are spread unevenly
+    data = tiny.sequences(24)
+    settings = tiny.SETTINGS.model_copy(update={"dropout": 0.0, "identity_dropout": 0.0})
+    whole, pieces = (
+        train(data, bound, chosen, validation=None, checkpoints=None, progress=silent)
+        for chosen in (settings, settings.model_copy(update={"accumulate": 3}))
+    )
+    for one, other in zip(whole.result.history, pieces.result.history, strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(pieces.model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_an_unknown_model_is_named() -> None:

@@ -79,6 +79,9 @@ def test_other_weights_and_items_keep_the_recipe(world: Path, tmp_path: Path) ->
     write_json(incumbent / "incumbent.json", facts | {"incumbent_id": "0" * 64, "trained_on": "all events"})
     assert stated_recipe(incumbent=incumbent, rules=RULES, decoding=DECODING, model=model) == before
     config = json.loads((model / "config.json").read_text())
+    config["settings"]["accumulate"] = 4
+    write_json(model / "config.json", config)
+    assert stated_recipe(incumbent=incumbent, rules=RULES, decoding=DECODING, model=model) == before
     config["settings"]["dropout"] = 0.9
     write_json(model / "config.json", config)
     assert stated_recipe(incumbent=incumbent, rules=RULES, decoding=DECODING, model=model) != before

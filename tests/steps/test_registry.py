@@ -29,8 +29,17 @@ def test_a_step_names_what_exists(step: Step) -> None:
 
 
 # What every step is run by, and what decides no byte of an output. A page is written beside the artifact, not hashed.
-INFRASTRUCTURE = {"artifacts", "bases", "canonical", "errors", "params", "steps.runner", "steps.registry"}
-PAGES = {"reporting.evaluation_page", "reporting.semantic_ids_page"}
+INFRASTRUCTURE = {
+    "artifacts",
+    "bases",
+    "canonical",
+    "errors",
+    "params",
+    "steps.runner",
+    "steps.registry",
+    "steps.tracking",
+}
+PAGES = {"reporting.evaluation_page", "reporting.semantic_ids_page", "reporting.tuning_page"}
 
 
 def imported(source: Path) -> set[str]:

@@ -33,6 +33,7 @@ from segue.errors import ArtifactError, DataError
 from segue.items import Items, ItemVectors
 
 Progress = Callable[[str], None]
+Measured = Callable[[str, Mapping[str, float]], None]  # a model's name, and how fast it was trained
 
 _NEURAL = ("sasrec", "two_tower")
 
@@ -66,9 +67,10 @@ def fit_incumbent(
     settings: CascadeSettings,
     progress: Progress,
     checkpoints: Path | None = None,
+    measured: Measured | None = None,
 ) -> dict[str, Any]:
     """Fit on the training part, tune SASRec on validation, write the folder. Returns what incumbent.json
-    holds.
+    holds; ``measured`` is told what it must not: how fast each model was trained.
 
     Raises DataError where no user of ``sequences`` has a validation target or two training events.
     """
@@ -92,6 +94,9 @@ def fit_incumbent(
         progress=progress,
         checkpoints=None if checkpoints is None else checkpoints / "sasrec",
     )
+    if measured is not None:
+        measured("two_tower", two_tower.throughput)
+        measured("sasrec", sasrec.throughput)
     _write_neural(folder, items, sasrec, two_tower)
     _write_counted(folder, items, sequences.training_part(), content, settings)
     return _write_config(
@@ -117,6 +122,7 @@ def refit_incumbent(
     settings: CascadeSettings,
     progress: Progress,
     checkpoints: Path | None = None,
+    measured: Measured | None = None,
 ) -> dict[str, Any]:
     """The incumbent in ``chosen`` again, with its settings and epochs, on all events of ``sequences``.
 
@@ -125,7 +131,7 @@ def refit_incumbent(
     _check_trainable(sequences)
     config = read_incumbent(chosen)
     former = CascadeSettings.stored(config["settings"])
-    settings = settings.model_copy(update={name: getattr(former, name) for name in _NEURAL})
+    settings = _with_neural(settings, former)
     epochs: Mapping[str, int] = config["epochs"]
     two_tower = train_two_tower(
         sequences,
@@ -145,6 +151,9 @@ def refit_incumbent(
         progress=lambda text: progress(f"SASRec: {text}"),
         checkpoints=None if checkpoints is None else checkpoints / "sasrec",
     )
+    if measured is not None:
+        measured("two_tower", two_tower.throughput)
+        measured("sasrec", sasrec.throughput)
     _write_neural(folder, items, sasrec, two_tower)
     _write_counted(folder, items, sequences, content, settings)
     return _write_config(folder, settings, {"trained_on": "all events", "epochs": dict(epochs)})
@@ -167,7 +176,7 @@ def refresh_incumbent(
     """
     config = read_incumbent(kept)
     former = CascadeSettings.stored(config["settings"])
-    settings = settings.model_copy(update={name: getattr(former, name) for name in _NEURAL})
+    settings = _with_neural(settings, former)
     for name in _NEURAL:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for file in (WEIGHTS, MODEL_CONFIG, ITEM_IDS):
@@ -177,6 +186,16 @@ def refresh_incumbent(
     return _write_config(
         folder, settings, {name: value for name, value in config.items() if name not in derived}
     )
+
+
+def _with_neural(settings: CascadeSettings, former: CascadeSettings) -> CascadeSettings:
+    """``settings``, with the models that ``former`` describes; how training runs is still theirs to say."""
+    chosen = {}
+    for name in _NEURAL:
+        own = getattr(settings, name)
+        how = {key: getattr(own, key) for key in own.operational}
+        chosen[name] = getattr(former, name).model_copy(update=how)
+    return settings.model_copy(update=chosen)
 
 
 def read_incumbent(folder: Path) -> dict[str, Any]:
@@ -215,7 +234,7 @@ def _write_counted(
 
 
 def _write_config(folder: Path, settings: CascadeSettings, facts: Mapping[str, Any]) -> dict[str, Any]:
-    recorded = settings.model_dump(mode="json")
+    recorded = settings.described()
     config = {**facts, "settings": recorded, "incumbent_id": _incumbent_id(folder, recorded)}
     write_json(folder / CONFIG, config)
     return config

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from segue.settings import Settings
+from segue.settings import HOW_TRAINING_RUNS, Settings
 
 
 class TwoTowerSettings(Settings):
@@ -15,6 +15,7 @@ class TwoTowerSettings(Settings):
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
+    operational: ClassVar[frozenset[str]] = HOW_TRAINING_RUNS
 
     dimensions: int = Field(64, ge=2)
     max_length: int = Field(100, ge=2)
@@ -31,6 +32,11 @@ class TwoTowerSettings(Settings):
     epochs: int = Field(20, ge=1)
     patience: int = Field(3, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
+    accumulate: int = Field(
+        1, ge=1
+    )  # micro-batches that a step's batch is worked on in: less memory, the same step
+    checkpoint_minutes: float | None = Field(10.0, ge=0)  # between checkpoints inside an epoch; null: none
+    checkpoint_steps: int = Field(0, ge=0)  # or after so many steps; 0: by the clock alone
     seed: int = 17
 
 
@@ -40,6 +46,7 @@ class SasrecSettings(Settings):
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
+    operational: ClassVar[frozenset[str]] = HOW_TRAINING_RUNS
 
     dimensions: int = Field(64, ge=2)
     layers: int = Field(2, ge=1)
@@ -56,6 +63,11 @@ class SasrecSettings(Settings):
     epochs: int = Field(24, ge=1)
     patience: int = Field(6, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
+    accumulate: int = Field(
+        1, ge=1
+    )  # micro-batches that a step's batch is worked on in: less memory, the same step
+    checkpoint_minutes: float | None = Field(10.0, ge=0)  # between checkpoints inside an epoch; null: none
+    checkpoint_steps: int = Field(0, ge=0)  # or after so many steps; 0: by the clock alone
     trials: int = Field(4, ge=1)  # of the study; 1: the settings above, untuned
     seed: int = 17
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,8 +21,11 @@ from segue.cascade.settings import SasrecSettings, TwoTowerSettings
 from segue.cascade.two_tower import TwoTower
 from segue.cascade.validation import Validation, Vocabulary
 from segue.data.sequences import Sequences
+from segue.protocols import HistoryBatch
 from segue.training.batches import sequence_batches
+from segue.training.gradients import events_with_history
 from segue.training.loop import FitSettings, fit
+from segue.training.throughput import throughput
 
 Progress = Callable[[str], None]
 Report = Callable[[int, dict[str, float]], None]
@@ -39,6 +42,7 @@ class Trained(Generic[Model]):
     vocabulary: Vocabulary
     epochs: int  # after which the weights were taken
     value: float | None  # validation NDCG@10; None where nothing was validated
+    throughput: dict[str, float] = field(default_factory=dict)  # of this process, where it trained
 
 
 def train_sasrec(
@@ -251,7 +255,7 @@ def _run_trial(
         "value": max(values),
         "best_epoch": int(np.argmax(values)) + 1,
         "values": values,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.described(),
     }
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -303,15 +307,18 @@ def _train(
     checkpoints: Path | None,
     report: Report | None,
 ) -> Trained[Model]:
-    result = fit(
-        model,
-        batches=lambda epoch: sequence_batches(
+    def batches(epoch: int) -> Iterable[HistoryBatch]:
+        return sequence_batches(
             sequences,
             batch_events=settings.batch_events,
             max_length=settings.max_length,
             seed=settings.seed,
             epoch=epoch,
-        ),
+        )
+
+    result = fit(
+        model,
+        batches=batches,
         loss=loss,
         validate=validate,
         settings=FitSettings(
@@ -321,11 +328,16 @@ def _train(
             weight_decay=settings.weight_decay,
             precision=settings.precision,
             averaging=settings.averaging,
+            accumulate=settings.accumulate,
+            checkpoint_minutes=settings.checkpoint_minutes,
+            checkpoint_steps=settings.checkpoint_steps,
             seed=settings.seed,
             threads=threads,
         ),
         checkpoints=checkpoints,
         report=report,
         progress=progress,
+        events=events_with_history,
     )
-    return Trained(model, vocabulary, result.best_epoch, result.best_value)
+    measured = throughput(model, result, loss=loss, batches=batches, precision=settings.precision)
+    return Trained(model, vocabulary, result.best_epoch, result.best_value, measured)

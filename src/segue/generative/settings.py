@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from segue.settings import Settings
+from segue.settings import HOW_TRAINING_RUNS, Settings
 
 
 class TigerSettings(Settings):
@@ -44,6 +44,7 @@ class GenerativeSettings(Settings):
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
+    operational: ClassVar[frozenset[str]] = HOW_TRAINING_RUNS
 
     model: str = "house"  # house, tiger, hstu, cobra, or an entry point of segue.generative
     dimensions: int = Field(64, ge=4)
@@ -71,6 +72,11 @@ class GenerativeSettings(Settings):
     precision: Literal["fp32", "bf16"] = "bf16"
     threads: int = Field(2, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"  # that trains; either serves what the other trained
+    accumulate: int = Field(
+        1, ge=1
+    )  # micro-batches that a step's batch is worked on in: less memory, the same step
+    checkpoint_minutes: float | None = Field(10.0, ge=0)  # between checkpoints inside an epoch; null: none
+    checkpoint_steps: int = Field(0, ge=0)  # or after so many steps; 0: by the clock alone
     seed: int = 17
     tiger: TigerSettings = TigerSettings()
     hstu: HstuSettings = HstuSettings()
@@ -92,4 +98,7 @@ class TuningSettings(Settings):
     trials: int = Field(3, ge=1)
     epochs: int | None = Field(None, ge=1)  # of a trial; None: those of the generative model
     warmup_epochs: int = Field(3, ge=0)  # of a trial, before it may be pruned
+    workers: int = Field(
+        1, ge=1
+    )  # processes that try side by side; above 1 a study is not repeated trial by trial
     seed: int = 17

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,11 @@ from segue.generative.settings import GenerativeSettings, TuningSettings
 from segue.generative.store import new_model
 from segue.protocols import BoundItems, DenseHead, HistoryBatch, TrainableRecommender
 from segue.training.batches import sequence_batches, target_batches
+from segue.training.gradients import EventCount
 from segue.training.loop import FitResult, FitSettings, fit, saved_history
-from segue.training.study import StudyResult, Tracking, TrialHandle, run_study
+from segue.training.study import StudyResult, TrialHandle, run_study
+from segue.training.throughput import throughput
+from segue.training.tracking import Tracking
 
 Progress = Callable[[str], None]
 Report = Callable[[int, dict[str, float]], None]
@@ -45,6 +49,9 @@ class Trained:
 
     model: TrainableRecommender
     result: FitResult
+    throughput: dict[
+        str, float
+    ]  # of this process; see segue.training.throughput. Empty where it made no step
 
 
 def train(
@@ -92,14 +99,36 @@ def train(
             weight_decay=settings.weight_decay,
             precision=settings.precision,
             averaging=settings.averaging,
+            accumulate=settings.accumulate,
+            checkpoint_minutes=settings.checkpoint_minutes,
+            checkpoint_steps=settings.checkpoint_steps,
             seed=settings.seed,
             threads=settings.threads,
         ),
         checkpoints=checkpoints,
         report=report,
         progress=progress,
+        events=events_of(model),
     )
-    return Trained(model, result)
+    measured = throughput(model, result, loss=model.loss, batches=batches, precision=settings.precision)
+    return Trained(model, result, measured)
+
+
+def events_of(model: TrainableRecommender) -> EventCount:
+    """How many events of a batch the losses of ``model`` are means over: those whose items can be generated, unless the
+    model counts otherwise and says so by a method ``loss_events(batch)``."""
+    own: EventCount | None = getattr(model, "loss_events", None)
+    if own is not None:
+        return own
+
+    def speakable(batch: HistoryBatch) -> Tensor:
+        items = batch.items.to(model.trie.leaf_of.device)
+        inside = torch.arange(items.shape[1], device=items.device) < batch.lengths.to(items.device).unsqueeze(
+            1
+        )
+        return (inside & (model.trie.leaf_of[items] >= 0)).sum()
+
+    return speakable
 
 
 def _validator(model: TrainableRecommender, items: BoundItems, sequences: Sequences) -> Callable[[], float]:
@@ -189,6 +218,10 @@ class Tuned:
     study: StudyResult
 
 
+Data = tuple[Sequences, BoundItems]
+Source = Callable[[], Data]
+
+
 def tune(
     sequences: Sequences,
     items: BoundItems,
@@ -196,56 +229,89 @@ def tune(
     tuning: TuningSettings,
     *,
     name: str,
-    journal: Path,
+    storage: Path | str,
     checkpoints: Path,
     tracking: Tracking | None,
     progress: Progress,
+    source: Source | None = None,
 ) -> Tuned:
     """Choose learning rate, dropout, both temperatures (as far as the model reads them) and the history's
     length by validation NDCG@10.
 
     The settings as they stand are tried first. Every trial keeps its seed, and its checkpoints under
     ``checkpoints``, so that an interrupted study goes on inside the trial that it was at.
+
+    ``tuning.workers`` processes try side by side; each reads the data by ``source`` (picklable), or without one is sent
+    it as it is.
     """
-    training = sequences.training_part()
     base = settings if tuning.epochs is None else settings.model_copy(update={"epochs": tuning.epochs})
-
-    def run(chosen: GenerativeSettings, index: int, report: Report | None) -> Trained:
-        return train(
-            training,
-            items,
-            chosen,
-            validation=sequences,
-            checkpoints=checkpoints / f"trial-{index}",
-            report=report,
-            progress=lambda line: progress(f"trial {index + 1}: {line}"),
-        )
-
-    def objective(handle: TrialHandle) -> float:
-        chosen = suggest(handle, base)
-        for epoch, metrics in enumerate(saved_history(checkpoints / f"trial-{handle.index}")):
-            handle.report(epoch, metrics["validation"], metrics)
-        trained = run(
-            chosen, handle.index, lambda epoch, metrics: handle.report(epoch, metrics["validation"], metrics)
-        )
-        assert trained.result.best_value is not None
-        return trained.result.best_value
-
+    objective = _Objective(source or partial(_as_given, sequences, items), base, checkpoints)
     study = run_study(
         objective,
         name=name,
-        journal=journal,
+        storage=storage,
         trials=tuning.trials,
         seed=tuning.seed,
         first=_point(base),
         warmup_epochs=tuning.warmup_epochs,
+        workers=tuning.workers,
         tracking=tracking,
         progress=progress,
     )
     trial_settings = _with_params(base, study.best_params)
     # Read back from the best trial's checkpoint; trained again where a finished study lost its checkpoints.
-    best = run(trial_settings, study.best_index, None)
+    best = objective.trained(trial_settings, study.best_index, None, progress)
     return Tuned(trial_settings.model_copy(update={"epochs": settings.epochs}), trial_settings, best, study)
+
+
+class _Objective:
+    """A trial's best validation NDCG@10. Pickled to the workers, each of which reads the data once."""
+
+    def __init__(self, source: Source, settings: GenerativeSettings, checkpoints: Path) -> None:
+        self._source, self._settings, self._checkpoints = source, settings, checkpoints
+        self._data: tuple[Sequences, Sequences, BoundItems] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_data": None}
+
+    def __call__(self, handle: TrialHandle) -> float:
+        chosen = suggest(handle, self._settings)
+
+        def report(epoch: int, metrics: dict[str, float]) -> None:
+            handle.report(epoch, metrics["validation"], metrics)
+
+        for epoch, metrics in enumerate(saved_history(self._folder(handle.index))):
+            report(epoch, metrics)
+        trained = self.trained(chosen, handle.index, report, handle.progress)
+        if trained.throughput:
+            handle.measured(trained.throughput)
+        assert trained.result.best_value is not None
+        return trained.result.best_value
+
+    def trained(
+        self, settings: GenerativeSettings, index: int, report: Report | None, progress: Progress
+    ) -> Trained:
+        """The model of trial ``index``, from its checkpoints as far as they go."""
+        if self._data is None:
+            sequences, items = self._source()
+            self._data = sequences.training_part(), sequences, items
+        training, sequences, items = self._data
+        return train(
+            training,
+            items,
+            settings,
+            validation=sequences,
+            checkpoints=self._folder(index),
+            report=report,
+            progress=lambda line: progress(f"trial {index + 1}: {line}"),
+        )
+
+    def _folder(self, index: int) -> Path:
+        return self._checkpoints / f"trial-{index}"
+
+
+def _as_given(sequences: Sequences, items: BoundItems) -> Data:
+    return sequences, items
 
 
 def suggest(handle: TrialHandle, settings: GenerativeSettings) -> GenerativeSettings:

@@ -30,6 +30,7 @@ from segue.errors import ArtifactError
 from segue.items import ITEMS_FILE, Items
 from segue.migration.recipe import recipe_id
 from segue.schema import Catalogue
+from segue.settings import HOW_TRAINING_RUNS
 
 BUNDLE_FILE = "bundle.json"
 SCHEMA_VERSION = 1
@@ -92,7 +93,10 @@ def generative_configuration(model: Path) -> dict[str, Any]:
     wrong.
     """
     config = _mapping(model / "config.json")
-    return {"model": config.get("model"), "settings": config.get("settings")}
+    settings = config.get("settings")
+    if isinstance(settings, dict):
+        settings = {name: value for name, value in settings.items() if name not in HOW_TRAINING_RUNS}
+    return {"model": config.get("model"), "settings": settings}
 
 
 def stated_recipe(

@@ -1,4 +1,4 @@
-"""Columns and bars as inline SVG. Colours are classes, so that the page's light and dark themes reach them."""
+"""Columns, bars and lines as inline SVG. Colours are classes, so that the page's light and dark themes reach them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,73 @@ class Bar:
     value: float | None
     text: str
     reference: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points (x, y) by x, joined unless ``dots``. ``tone``: ``strong``, ``soft`` or ``hollow``; ``label`` is shown to a
+    pointer that rests on it."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    tone: str = "soft"
+    dots: bool = False
+    steps: bool = False  # level until the next point, as a best-so-far is
+
+
+def line_chart(lines: Sequence[Line], *, caption: str, x_title: str, y_title: str) -> Markup:
+    """Lines and dots over whole numbers on the x axis; the y axis holds what was measured, and need not begin at 0."""
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
+    first, last = (min(xs), max(xs)) if xs else (0.0, 1.0)
+    low, high = (min(ys), max(ys)) if ys else (0.0, 1.0)
+    pad = 0.08 * (high - low) or 0.05 * abs(high) or 0.01
+    low, high = low - pad, high + pad
+    width, right, base = 2 * WIDTH, 2 * WIDTH - RIGHT, HEIGHT - BOTTOM
+    margin = LEFT + 10
+
+    def x(value: float) -> float:
+        return margin + 12 + (value - first) / max(last - first, 1e-12) * (right - margin - 24)
+
+    def y(value: float) -> float:
+        return base - (value - low) / (high - low) * (base - TOP)
+
+    parts = [
+        f'<svg class="plot lines-chart" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(caption)}">',
+        f"<title>{escape(caption)}</title>",
+    ]
+    parts.extend(
+        f'<line class="grid" x1="{margin}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        f'<text class="tick" x="{margin - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        for tick in nice_ticks(low, high, 4)
+    )
+    every = max(1, math.ceil((last - first) / 20))
+    parts.extend(
+        f'<text class="tick" x="{x(number):.1f}" y="{base + 17}" text-anchor="middle">{number}</text>'
+        for number in range(math.ceil(first), math.floor(last) + 1, every)
+    )
+    for line in lines:
+        told = f"<title>{escape(line.label)}</title>"
+        if line.dots:
+            parts.extend(
+                f'<circle class="dot {line.tone}" cx="{x(at):.1f}" cy="{y(value):.1f}" r="4.5">{told}</circle>'
+                for at, value in line.points
+            )
+            continue
+        corners = list(line.points)
+        if line.steps:
+            corners = [
+                corner
+                for before, after in zip([None, *corners], corners, strict=False)
+                for corner in ([] if before is None else [(after[0], before[1])]) + [after]
+            ]
+        path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in corners)
+        parts.append(f'<polyline class="curve {line.tone}" points="{path}">{told}</polyline>')
+    parts.append(
+        f'<text class="note" x="{(margin + right) / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_title)}'
+        f'</text><text class="note" x="{margin + 4}" y="{TOP - 3}">{escape(y_title)}</text></svg>'
+    )
+    return Markup("".join(parts))
 
 
 def column_chart(

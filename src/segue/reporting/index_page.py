@@ -59,6 +59,7 @@ def write_index_page(reports: Path, gathered: Gathered, *, dataset: str, title: 
                 ("evaluation.html", "Offline evaluation: every contender, interval and slice"),
                 ("content.html", "Content quality: texts, pictures, attributes, and what is in them twice"),
                 ("semantic_ids.html", "Semantic IDs: how good they are, and the themes of their prefixes"),
+                ("tuning.html", "Tuning: what the study tried, and which setting mattered"),
                 ("data_docs/index.html", "Data Docs: what was checked in the tables"),
                 ("summary.json", "The figures of this page as JSON"),
             )

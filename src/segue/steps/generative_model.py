@@ -18,6 +18,7 @@ from segue.generative.training import choose_fusion, train
 from segue.protocols import BoundItems, TrainableRecommender
 from segue.schema import UserGroup
 from segue.steps.runner import StepContext
+from segue.steps.tracking import close_run, open_run
 from segue.steps.tuning import SETTINGS, trained_on
 from segue.tokenizers.item_map import bound_items
 from segue.training.provenance import write_trained_on
@@ -45,6 +46,8 @@ def run(context: StepContext) -> None:
     settings = chosen_settings(tuning, context.params.generative)
     torch.set_num_threads(settings.threads)
     model, facts = _model(context, context.inputs["tuning"], tuning, settings, regular, items)
+    if not context.leads:
+        return
     context.progress("choosing the fusion weight on validation")
     weight, values = choose_fusion(model, items, regular, context.params.decoding)
     save_model(context.output, model, settings, weight)
@@ -61,9 +64,10 @@ def run(context: StepContext) -> None:
 
 
 def chosen_settings(tuning: dict[str, Any], asked: GenerativeSettings) -> GenerativeSettings:
-    """The tuned settings, with this run's length of training, early stopping and threads."""
+    """The tuned settings, with this run's length of training, early stopping and ways of running it."""
     settings = GenerativeSettings.stored(tuning["settings"])
-    mine = {name: getattr(asked, name) for name in ("epochs", "patience", "threads", "precision")}
+    names = ("epochs", "patience", "threads", "precision", "device", *GenerativeSettings.operational)
+    mine = {name: getattr(asked, name) for name in names}
     return settings.model_copy(update=mine)
 
 
@@ -76,19 +80,23 @@ def _model(
     items: BoundItems,
 ) -> tuple[TrainableRecommender, dict[str, Any]]:
     """The model, and what is written down about its training."""
-    if tuning["trained_on"] == trained_on(context) and tuning["trial_settings"] == settings.model_dump(
-        mode="json"
+    if (
+        tuning["trained_on"] == trained_on(context)
+        and GenerativeSettings.stored(tuning["trial_settings"]) == settings
     ):
         context.progress("the tuning's best trial was this very training: its weights are taken over")
         model = new_model(settings, items)
         load_weights(folder, model)
         return model, {"best_epoch": int(tuning["best_epoch"]), "from_trial": True}
+    run = open_run(context)
     trained = train(
         regular.training_part(),
         items,
         settings,
         validation=regular,
         checkpoints=context.checkpoints,
+        report=None if run is None else run.epoch,
         progress=context.progress,
     )
+    close_run(context, run, {"": trained.throughput}, settings.model_dump(mode="json"))
     return trained.model, {"best_epoch": trained.result.best_epoch, "from_trial": False}

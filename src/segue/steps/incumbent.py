@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from segue.cascade.incumbent import fit_incumbent, item_content, refresh_incumbent
 from segue.data.sequences import Sequences
 from segue.items import Items, ItemVectors
 from segue.steps.runner import StepContext
+from segue.steps.tracking import close_run, open_run
 from segue.training.provenance import hand_on_trained_on, write_trained_on
 
 CONTENT_STEPS = ("text_embeddings", "attribute_embeddings")
@@ -18,6 +21,8 @@ def run(context: StepContext) -> None:
     content = item_content([ItemVectors.load(context.inputs[name]) for name in CONTENT_STEPS], items)
     kept = context.kept("incumbent")
     if kept is None:
+        run = open_run(context)
+        speeds: dict[str, Mapping[str, float]] = {}
         facts = fit_incumbent(
             context.output,
             items=items,
@@ -26,7 +31,9 @@ def run(context: StepContext) -> None:
             settings=context.params.cascade,
             progress=context.progress,
             checkpoints=context.checkpoints,
+            measured=speeds.__setitem__,
         )
+        close_run(context, run, speeds, facts["settings"])
         write_trained_on(context.output, context.input_hashes["sequences"])
     else:
         context.progress("the weights are kept; popularity and item-to-item are counted anew")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from segue.cascade.incumbent import item_content, refit_incumbent, refresh_incumbent
 from segue.data.sequences import Sequences
 from segue.items import Items, ItemVectors
 from segue.steps.incumbent import CONTENT_STEPS
 from segue.steps.runner import StepContext
+from segue.steps.tracking import close_run, open_run
 
 
 def run(context: StepContext) -> None:
@@ -16,6 +19,8 @@ def run(context: StepContext) -> None:
     content = item_content([ItemVectors.load(context.inputs[name]) for name in CONTENT_STEPS], items)
     kept = context.kept("incumbent_refit")
     if kept is None:
+        run = open_run(context)
+        speeds: dict[str, Mapping[str, float]] = {}
         facts = refit_incumbent(
             context.output,
             chosen=context.inputs["incumbent"],
@@ -25,7 +30,9 @@ def run(context: StepContext) -> None:
             settings=context.params.cascade,
             progress=context.progress,
             checkpoints=context.checkpoints,
+            measured=speeds.__setitem__,
         )
+        close_run(context, run, speeds, facts["settings"])
     else:
         context.progress("the weights are kept; popularity and item-to-item are counted anew")
         facts = refresh_incumbent(

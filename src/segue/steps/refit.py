@@ -12,6 +12,7 @@ from segue.generative.training import train
 from segue.schema import UserGroup
 from segue.steps.generative_model import TRAINING
 from segue.steps.runner import StepContext
+from segue.steps.tracking import close_run, open_run
 from segue.tokenizers.item_map import bound_items
 
 
@@ -27,6 +28,7 @@ def run(context: StepContext) -> None:
     training = read_json(selected / TRAINING)
     if not isinstance(training, dict) or not isinstance(training.get("best_epoch"), int):
         raise ArtifactError(f"{selected / TRAINING} names no best_epoch: run the step generative_model again")
+    run = open_run(context)
     trained = train(
         Sequences.load(context.inputs["sequences"] / UserGroup.REGULAR.value),
         bound_items(context.inputs["item_map"]),
@@ -34,10 +36,13 @@ def run(context: StepContext) -> None:
         validation=None,
         epochs=training["best_epoch"],
         checkpoints=context.checkpoints,
+        report=None if run is None else run.epoch,
         progress=context.progress,
     )
+    if not context.leads:
+        return
+    close_run(context, run, {"": trained.throughput}, settings.model_dump(mode="json"))
     save_model(context.output, trained.model, settings, load_fusion(selected))
     write_json(context.output / TRAINING, {"best_epoch": training["best_epoch"], "from_trial": False})
     context.metrics["epochs"] = trained.result.epochs
     context.metrics["loss"] = round(trained.result.history[-1]["total"], 4)
-    context.record["tokens_per_second"] = round(trained.result.tokens / max(trained.result.seconds, 1e-9))

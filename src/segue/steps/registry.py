@@ -43,6 +43,7 @@ class Step:
     keeps: tuple[str, ...] = ()  # the entries of bases/<dataset>.json that it obeys
     kind: Kind = "deterministic"
     always: bool = False  # runs at every run, and says "no change" where nothing changed
+    together: bool = False  # the processes of torchrun may run it as one
 
     @property
     def function(self) -> str:
@@ -241,6 +242,7 @@ STEPS: tuple[Step, ...] = (
             "steps.tuning",
         ),
         keeps=("generative_model",),
+        together=True,
     ),
     Step(
         name="offline_evaluation",
@@ -277,6 +279,7 @@ STEPS: tuple[Step, ...] = (
             "steps.generative_model",
         ),
         keeps=("refit",),
+        together=True,
     ),
     Step(
         name="bundle",

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,13 +32,13 @@ from segue.artifacts import (
 )
 from segue.bases import kept_path, read_base
 from segue.canonical import sha256_of, sha256_of_file
-from segue.errors import ArtifactError
+from segue.errors import ArtifactError, ConfigurationError
 from segue.lock import dataset_lock
 from segue.params import Params
-from segue.steps.registry import Step, get
+from segue.steps.registry import STEPS, Step, get
 from segue.workspace import Workspace
 
-Status = Literal["ran", "up_to_date", "no_change", "refused"]
+Status = Literal["ran", "up_to_date", "no_change", "refused", "joined"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class StepContext:
     output: Path  # a temporary folder, renamed into place afterwards
     identity: str  # hash of parameters, inputs and code: the key of resumable checkpoints
     base: Mapping[str, str | None]
+    leads: bool = True  # False in the processes that only train along: nothing that they write stays
     record: dict[str, Any] = field(default_factory=dict)  # the run record: anything that must not be hashed
     metrics: dict[str, float | int | str] = field(default_factory=dict)  # shown in Dagster and MLflow
     receipt: dict[str, Any] = field(default_factory=dict)  # of an effect: the state that it left
@@ -77,6 +79,8 @@ class StepContext:
 
     def progress(self, message: str) -> None:
         """Tell the person who waits. Goes to stderr with the step's name."""
+        if not self.leads:
+            return
         print(f"[{datetime.now():%H:%M:%S}] {self.step.name}: {message}", file=sys.stderr, flush=True)
 
 
@@ -155,9 +159,43 @@ def run_step(
 ) -> Outcome:
     """Bring one step up to date under the dataset's lock.
 
-    Raises ArtifactError where an input is missing; whatever the step raises leaves its former artifact untouched.
+    Under ``torchrun`` the first process does so, and the others join it where it trains. Raises ArtifactError where an
+    input is missing, ConfigurationError where several processes are to run a step that one runs; whatever the step
+    raises leaves its former artifact untouched.
     """
     step = get(name)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torch is heavy, and whether a step must run is known before
+        return _run_step(workspace, dataset, step, params, force=force, engine=engine)
+    from segue.training import distributed
+
+    if distributed.announced() > 1 and not step.together:
+        alone = ", ".join(one.name for one in STEPS if one.together)
+        raise ConfigurationError(
+            f"{name} runs in one process: start it without torchrun (several processes train {alone})"
+        )
+    with distributed.process_group():
+        if distributed.leads():
+            outcome = _run_step(
+                workspace, dataset, step, params, force=force, engine=engine, call=distributed.told_by_first
+            )
+            if outcome.status == "up_to_date":
+                distributed.told_by_first(None)
+            return outcome
+        return _join(workspace, dataset, step, params, distributed.told_by_first(None))
+
+
+def _run_step(
+    workspace: Workspace,
+    dataset: str,
+    step: Step,
+    params: Params,
+    *,
+    force: bool,
+    engine: str,
+    call: Callable[[str], object] | None = None,
+) -> Outcome:
+    """``call`` is given the identity of what is about to be run, so that others may join."""
+    name = step.name
     with dataset_lock(workspace.state(dataset), purpose=f"{engine}: {name}"):
         started = time.monotonic()
         folder = workspace.step(dataset, name)
@@ -172,17 +210,9 @@ def run_step(
         key = _key(workspace, dataset, step, params)
         run = _load(step)
         with temporary_folder(folder) as temporary:
-            context = StepContext(
-                workspace=workspace,
-                dataset=dataset,
-                step=step,
-                params=params,
-                inputs={name: workspace.step(dataset, name) for name in step.inputs},
-                input_hashes={name: key.inputs[name] for name in step.inputs},
-                output=temporary,
-                identity=sha256_of([step.name, key.params_sha256, key.inputs, key.code_version]),
-                base=read_base(workspace, dataset) if step.keeps else {},
-            )
+            context = _context(workspace, dataset, step, params, key, temporary)
+            if call is not None:
+                call(context.identity)
             began = datetime.now(UTC)
             run(context)
             seconds = time.monotonic() - started
@@ -196,6 +226,49 @@ def run_step(
             write_json(workspace.run_record(dataset, name), record)
         _forget_checkpoints(context)
         return Outcome(name, status, seconds, manifest, record, context.message)
+
+
+def _join(workspace: Workspace, dataset: str, step: Step, params: Params, identity: str | None) -> Outcome:
+    """Run ``step`` along with the first process, which holds the lock and writes what stays.
+
+    ``identity``: of what the first process is about to run; None where it found nothing to do.
+    """
+    started = time.monotonic()
+    if identity is not None:
+        with tempfile.TemporaryDirectory() as temporary:
+            key = _key(workspace, dataset, step, params)
+            context = _context(workspace, dataset, step, params, key, Path(temporary), leads=False)
+            if context.identity != identity:
+                raise ArtifactError(
+                    f"{step.name}: this process sees other inputs, parameters or code than the first one: "
+                    "give all of them the same checkout and data"
+                )
+            _load(step)(context)
+    return Outcome(step.name, "joined", time.monotonic() - started, None, {})
+
+
+def _context(
+    workspace: Workspace,
+    dataset: str,
+    step: Step,
+    params: Params,
+    key: _Key,
+    output: Path,
+    *,
+    leads: bool = True,
+) -> StepContext:
+    return StepContext(
+        workspace=workspace,
+        dataset=dataset,
+        step=step,
+        params=params,
+        inputs={name: workspace.step(dataset, name) for name in step.inputs},
+        input_hashes={name: key.inputs[name] for name in step.inputs},
+        output=output,
+        identity=sha256_of([step.name, key.params_sha256, key.inputs, key.code_version]),
+        base=read_base(workspace, dataset) if step.keeps else {},
+        leads=leads,
+    )
 
 
 def read_record(workspace: Workspace, dataset: str, name: str) -> dict[str, Any]:

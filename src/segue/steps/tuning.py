@@ -4,15 +4,18 @@ settings."""
 from __future__ import annotations
 
 import shutil
+from functools import partial
+from pathlib import Path
 
 from segue.artifacts import MANIFEST, write_json
 from segue.data.sequences import Sequences
 from segue.generative.store import save_weights
-from segue.generative.training import tune
+from segue.generative.training import Data, tune
+from segue.reporting.tuning_page import write_tuning_page
 from segue.schema import UserGroup
 from segue.steps.runner import StepContext
+from segue.steps.tracking import tracking_of
 from segue.tokenizers.item_map import bound_items
-from segue.training.study import Tracking
 
 SETTINGS = "settings.json"
 TRIALS = "trials.json"
@@ -24,25 +27,21 @@ def run(context: StepContext) -> None:
     if (kept := context.kept("tuning")) is not None:
         shutil.copytree(kept, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         context.progress("the chosen settings are kept; nothing is tuned")
+        _write_page(context)
         return
     params = context.params
     name = f"{context.step.name}-{context.identity[:16]}"
+    source = partial(_data, context.inputs["sequences"] / UserGroup.REGULAR.value, context.inputs["item_map"])
     tuned = tune(
-        Sequences.load(context.inputs["sequences"] / UserGroup.REGULAR.value),
-        bound_items(context.inputs["item_map"]),
+        *source(),
         params.generative,
         params.tuning,
         name=name,
-        journal=context.workspace.state(context.dataset) / "optuna" / f"{name}.journal",
+        storage=context.workspace.study_storage(context.dataset, name),
         checkpoints=context.checkpoints,
-        tracking=Tracking(
-            uri=context.workspace.mlflow_uri,
-            artifacts=context.workspace.mlflow_artifacts,
-            experiment=context.dataset,
-            run_name=name,
-            tags={"segue.step": context.step.name, "segue.dataset": context.dataset},
-        ),
+        tracking=tracking_of(context),
         progress=context.progress,
+        source=source,
     )
     save_weights(context.output, tuned.best.model)
     write_json(
@@ -57,14 +56,36 @@ def run(context: StepContext) -> None:
     )
     write_json(
         context.output / TRIALS,
-        {"best": tuned.study.best_index, "value": tuned.study.best_value, "trials": tuned.study.trials},
+        {
+            "best": tuned.study.best_index,
+            "value": tuned.study.best_value,
+            "trials": tuned.study.trials,
+            "importance": tuned.study.importance,
+        },
     )
+    _write_page(context)
     context.record["mlflow"] = tuned.study.mlflow
     context.metrics["trials"] = len(tuned.study.trials)
     context.metrics["pruned"] = sum(trial["state"] == "pruned" for trial in tuned.study.trials)
     context.metrics["validation_ndcg_at_10"] = round(tuned.study.best_value, 4)
     for key, value in tuned.study.best_params.items():
         context.metrics[key] = value
+
+
+def _write_page(context: StepContext) -> None:
+    page = write_tuning_page(
+        context.reports,
+        context.output,
+        dataset=context.dataset,
+        title=context.params.data.title or context.dataset,
+        workers=context.params.tuning.workers,
+    )
+    context.record["plots"] = [str(page)]
+
+
+def _data(sequences: Path, item_map: Path) -> Data:
+    """What a study is about; each of its workers reads it itself."""
+    return Sequences.load(sequences), bound_items(item_map)
 
 
 def trained_on(context: StepContext) -> dict[str, str]:

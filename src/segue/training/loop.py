@@ -2,34 +2,39 @@
 for bit.
 
 Everything random inside an epoch is a function of the seed and the epoch's number: the batches (see
-:mod:`segue.training.batches`) and torch's generators, which are seeded anew at the start of every epoch. So
-a run that was interrupted and resumed from the last epoch's checkpoint ends in the same weights as one that
-was not."""
+:mod:`segue.training.batches`) and torch's generators, which are seeded anew at the start of every epoch. A checkpoint
+inside an epoch keeps the generators' state beside the number of batches done (see :mod:`segue.training.checkpoints`). So
+a run that was killed and resumed ends in the same weights as one that was not, wherever either made its checkpoints.
+
+Under ``torchrun`` several processes train together (see :mod:`segue.training.distributed`)."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segue.artifacts import read_json, write_json
 from segue.canonical import sha256_of
-from segue.errors import ArtifactError, ConfigurationError
+from segue.errors import ConfigurationError
 from segue.protocols import HistoryBatch
+from segue.training import checkpoints as saving
+from segue.training.checkpoints import Metrics, State, saved_history, weights
+from segue.training.distributed import leads, processes, rank, summed, told_by_first
+from segue.training.gradients import EventCount, Gradients, LossFunction, all_events, autocast
 
-Metrics = dict[str, float]
+__all__ = ["FitResult", "FitSettings", "Metrics", "autocast", "fit", "saved_history"]
 
-_TENSORS = "checkpoint.safetensors"
-_STATE = "checkpoint.json"
+# Of FitSettings, what may differ between a run and the one that resumes it.
+_NOT_OF_THE_WEIGHTS = ("epochs", "patience", "checkpoint_minutes", "checkpoint_steps")
+_CLOCK_STEPS = 16  # several processes ask the first one's clock this often: asking is a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,9 @@ class FitSettings:
     averaging: float = (
         0.0  # decay a step of the moving average of the weights, which is what is kept; 0: none
     )
+    accumulate: int = 1  # micro-batches that a step's batch is worked on in
+    checkpoint_minutes: float | None = 10.0  # of training between checkpoints inside an epoch; None: none
+    checkpoint_steps: int = 0  # steps between them; 0: only by the clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,32 +67,27 @@ class FitResult:
     best_value: float | None  # of ``validate``; None without one
     epochs: int  # that were run, including those before a resume
     history: list[Metrics]  # one entry an epoch: loss parts, and ``validation`` where there is one
-    seconds: float  # of this process alone
-    tokens: int  # events seen by this process alone
+    seconds: float  # since this call began, validation and checkpoints included
+    training_seconds: float  # of its steps alone
+    tokens: int  # events seen since this call began, by all processes
 
-
-@dataclass(slots=True)
-class _State:
-    """What a checkpoint holds beside the tensors of model, optimizer and best weights."""
-
-    epoch: int = 0
-    steps: int = 0
-    best_epoch: int = 0
-    best_value: float | None = None
-    history: list[Metrics] = field(default_factory=list)
-    average: dict[str, Tensor] = field(default_factory=dict)  # empty where there is none
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the steps alone; 0 where this call made none."""
+        return self.tokens / self.training_seconds if self.training_seconds > 0 else 0.0
 
 
 def fit(
     model: nn.Module,
     *,
     batches: Callable[[int], Iterable[HistoryBatch]],
-    loss: Callable[[HistoryBatch], dict[str, Tensor]],
+    loss: LossFunction,
     validate: Callable[[], float] | None,
     settings: FitSettings,
     checkpoints: Path | None,
     report: Callable[[int, Metrics], None] | None = None,
     progress: Callable[[str], None] = print,
+    events: EventCount = all_events,
 ) -> FitResult:
     """Train ``model`` in place and leave it, in eval mode, with its best weights.
 
@@ -93,44 +96,45 @@ def fit(
     (1 + t) / (10 + t). Training itself goes on from the plain weights.
 
     ``batches(epoch)`` gives the batches of an epoch (from 0) and must depend on nothing else.
-    ``loss(batch)`` returns ``total`` and any parts to be reported. ``validate()`` (higher is better) is
+    ``loss(batch)`` returns ``total`` and any parts to be reported, each a mean over ``events(batch)`` events
+    (matters where a batch is worked on in several pieces). ``validate()`` (higher is better) is
     called after each epoch in eval mode; None trains for exactly ``settings.epochs``. ``report(epoch,
-    metrics)`` is called after each epoch (from 0) and may raise, as a pruner does. With ``checkpoints``
-    each epoch is saved there, and a call that finds the checkpoint of an equal configuration goes on from
-    it; one of another configuration is an ArtifactError.
+    metrics)`` is called after each epoch (from 0) with ``tokens_per_second`` among the metrics, and may raise, as a
+    pruner does. With ``checkpoints`` each epoch is saved there, and what lies inside a long one; a call that finds the
+    checkpoint of an equal configuration goes on from it; one of another configuration is an ArtifactError.
+
+    In a group of processes all call it alike. The first one's ``validate``, ``report`` and ``progress`` are called, and
+    it writes the checkpoints; all return the same.
 
     Raises ConfigurationError where the loss stops being finite.
     """
     torch.set_num_threads(settings.threads)
-    device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=settings.learning_rate)
-    state, best = _State(), _weights(model)
-    if checkpoints is not None and (checkpoints / _STATE).is_file():
-        state, best = _resume(checkpoints, model, optimizer, settings)
-        progress(f"goes on after epoch {state.epoch} of {settings.epochs}")
-    began, tokens = time.monotonic(), 0
+    training = _Training(model, batches, loss, events, settings, checkpoints)
+    state = training.state
+    if state.steps and leads():
+        inside = f" and {state.batch} batches of the next" if state.batch else ""
+        progress(f"goes on after epoch {state.epoch} of {settings.epochs}{inside}")
+    began = time.monotonic()
     while state.epoch < settings.epochs and not _out_of_patience(state, settings, validate):
-        epoch_began = time.monotonic()
-        with _seeded(settings.seed, state.epoch, device):
-            metrics, seen = _epoch(model, optimizer, batches(state.epoch), loss, settings, state, device)
-        tokens += seen
-        speed = seen / max(time.monotonic() - epoch_began, 1e-9)
+        tokens, before = training.tokens, training.seconds
+        metrics = training.epoch()
+        speed = (training.tokens - tokens) / max(training.seconds - before, 1e-9)
         with _averaged(model, state.average):
             model.eval()
             if validate is not None:
-                metrics["validation"] = float(validate())
+                metrics["validation"] = told_by_first(float(validate()) if leads() else 0.0)
             state.epoch += 1
             state.history.append(metrics)
             if validate is None or state.best_value is None or metrics["validation"] > state.best_value:
                 state.best_epoch, state.best_value = state.epoch, metrics.get("validation")
-                best = _weights(model)
-        if checkpoints is not None:
-            _save(checkpoints, model, optimizer, settings, state, best)
-        figures = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        progress(f"epoch {state.epoch}/{settings.epochs}: {figures}, {speed:,.0f} tokens/s")
-        if report is not None:
-            report(state.epoch - 1, metrics)
-    model.load_state_dict(best)
+                state.best = weights(model)
+        training.save()
+        if leads():
+            figures = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            progress(f"epoch {state.epoch}/{settings.epochs}: {figures}, {speed:,.0f} tokens/s")
+            if report is not None:
+                report(state.epoch - 1, {**metrics, "tokens_per_second": speed})
+    model.load_state_dict(state.best)
     model.eval()
     return FitResult(
         best_epoch=state.best_epoch,
@@ -138,70 +142,102 @@ def fit(
         epochs=state.epoch,
         history=state.history,
         seconds=time.monotonic() - began,
-        tokens=tokens,
+        training_seconds=training.seconds,
+        tokens=training.tokens,
     )
 
 
-def saved_history(checkpoints: Path) -> list[Metrics]:
-    """The epochs behind the checkpoint in ``checkpoints``, empty where there is none: a resumed call
-    reports none of them again."""
-    if not (checkpoints / _STATE).is_file():
-        return []
-    saved = read_json(checkpoints / _STATE)
-    assert isinstance(saved, dict)
-    history: list[Metrics] = saved["history"]
-    return history
+class _Training:
+    """A model on its way: one epoch after the other, from wherever the last checkpoint was made."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Callable[[int], Iterable[HistoryBatch]],
+        loss: LossFunction,
+        events: EventCount,
+        settings: FitSettings,
+        folder: Path | None,
+    ) -> None:
+        self._model, self._batches, self._settings, self._folder = model, batches, settings, folder
+        self._device = next(model.parameters()).device
+        self._optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=settings.learning_rate)
+        self._identity = _identity(model, settings)
+        found = (
+            None if folder is None else saving.resume(folder, model, self._optimizer, identity=self._identity)
+        )
+        self.state = State(best=weights(model)) if found is None else found
+        self._gradients = Gradients(
+            model, loss, events=events, accumulate=settings.accumulate, precision=settings.precision
+        )
+        self._saved = time.monotonic()
+        self.tokens = 0
+        self.seconds = 0.0
 
-def autocast(device: torch.device, precision: str) -> Any:
-    """The autocast context of a recorded precision: bf16, or nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    def epoch(self) -> Metrics:
+        """The rest of the epoch that the state is in. Returns the means of its losses over all of its batches."""
+        state, began = self.state, time.monotonic()
+        self._model.train()
+        with _seeded(self._settings.seed, state.epoch, self._device):
+            if state.batch:
+                saving.set_generators(state.generators, self._device)
+            for batch in islice(self._batches(state.epoch), state.batch, None):
+                self._step(batch)
+                if self._due():
+                    self.save()
+        names = list(state.sums)
+        sums = summed(torch.stack([state.sums[name] for name in names])).tolist() if names else []
+        metrics = {name: value / state.batch for name, value in zip(names, sums, strict=True)}
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise ConfigurationError(
+                f"training diverged in epoch {state.epoch + 1} ({metrics}): lower learning_rate or use fp32"
+            )
+        state.batch, state.sums = 0, {}
+        self.seconds += time.monotonic() - began
+        return metrics
 
+    def save(self) -> None:
+        """A checkpoint, where there is a folder for it."""
+        if self._folder is not None:
+            saving.save(self._folder, self._model, self._optimizer, self.state, identity=self._identity)
+        self._saved = time.monotonic()
 
-def _epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[HistoryBatch],
-    loss: Callable[[HistoryBatch], dict[str, Tensor]],
-    settings: FitSettings,
-    state: _State,
-    device: torch.device,
-) -> tuple[Metrics, int]:
-    model.train()
-    sums: dict[str, Tensor] = {}
-    count, tokens = 0, 0
-    decay = 1 - 0.9 * min(1.0, state.epoch / settings.decay_epochs) if settings.decay_epochs else 1.0
-    for batch in batches:
+    def _step(self, batch: HistoryBatch) -> None:
+        state, settings = self.state, self._settings
+        decay = 1 - 0.9 * min(1.0, state.epoch / settings.decay_epochs) if settings.decay_epochs else 1.0
         rate = settings.learning_rate * decay * min(1.0, (state.steps + 1) / max(1, settings.warmup_steps))
-        for group in optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, settings.precision):
-            parts = loss(batch)
-        parts["total"].backward()  # type: ignore[no-untyped-call]
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = self._gradients.add(batch)
         if settings.clip_norm > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimizer.step()
+            nn.utils.clip_grad_norm_(self._model.parameters(), settings.clip_norm)
+        self._optimizer.step()
         state.steps += 1
+        state.batch += 1
         if settings.averaging > 0:
-            _move_average(state, model, settings.averaging)
-        count += 1
-        tokens += int(batch.lengths.sum())
+            _move_average(state, self._model, settings.averaging)
+        self.tokens += int(batch.lengths.sum())
         for (
             name,
             value,
-        ) in parts.items():  # summed on the device: one synchronisation an epoch, not one a step
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach().float()
-    metrics = {name: float(value) / max(1, count) for name, value in sums.items()}
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise ConfigurationError(
-            f"training diverged in epoch {state.epoch + 1} ({metrics}): lower learning_rate or use fp32"
-        )
-    return metrics, tokens
+        ) in losses.items():  # summed on the device: one synchronisation an epoch, not one a step
+            state.sums[name] = state.sums.get(name, torch.zeros((), device=self._device)) + value
+
+    def _due(self) -> bool:
+        """Whether to save inside the epoch; every process must come to the same answer."""
+        settings, steps = self._settings, self.state.steps
+        if self._folder is None:
+            return False
+        if settings.checkpoint_steps and steps % settings.checkpoint_steps == 0:
+            return True
+        if settings.checkpoint_minutes is None or (processes() > 1 and steps % _CLOCK_STEPS):
+            return False
+        return told_by_first(time.monotonic() - self._saved >= 60 * settings.checkpoint_minutes)
 
 
 @torch.no_grad()
-def _move_average(state: _State, model: nn.Module, decay: float) -> None:
+def _move_average(state: State, model: nn.Module, decay: float) -> None:
     """After ``state.steps`` steps."""
     now = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     if not state.average:
@@ -217,7 +253,7 @@ def _averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
     if not average:
         yield
         return
-    own = _weights(model)
+    own = weights(model)
     model.load_state_dict(average, strict=False)
     try:
         yield
@@ -225,7 +261,7 @@ def _averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
         model.load_state_dict(own)
 
 
-def _out_of_patience(state: _State, settings: FitSettings, validate: Callable[[], float] | None) -> bool:
+def _out_of_patience(state: State, settings: FitSettings, validate: Callable[[], float] | None) -> bool:
     return validate is not None and state.epoch - state.best_epoch >= settings.patience and state.epoch > 0
 
 
@@ -240,91 +276,15 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 @contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Seed torch for one epoch and give the caller's generator state back afterwards."""
+    """Seed torch for one epoch, each process otherwise, and give the caller's generator state back afterwards."""
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed * 1_000_003 + epoch)
+        torch.manual_seed(seed * 1_000_003 + epoch + 2_000_003_000_017 * rank())
         yield
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
 def _identity(model: nn.Module, settings: FitSettings) -> str:
-    """What a checkpoint belongs to: settings (but for the length of training) and the shapes of the
-    weights."""
-    recorded = {name: value for name, value in asdict(settings).items() if name not in ("epochs", "patience")}
+    """What a checkpoint belongs to: settings (but for the length of training and when it is saved) and the shapes of
+    the weights."""
+    recorded = {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_THE_WEIGHTS}
     return sha256_of([recorded, {name: list(value.shape) for name, value in model.state_dict().items()}])
-
-
-def _save(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: FitSettings,
-    state: _State,
-    best: dict[str, Tensor],
-) -> None:
-    """Tensors first, under a name of their own; the JSON that names them last, so a kill leaves the old
-    pair or the new."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model/{name}": value.contiguous() for name, value in model.state_dict().items()}
-    tensors |= {f"best/{name}": value.contiguous() for name, value in best.items()}
-    tensors |= {f"average/{name}": value.contiguous() for name, value in state.average.items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value.contiguous() for name, value in values.items()}
-    file = f"epoch-{state.epoch}-{_TENSORS}"
-    temporary = folder / f".{file}"
-    save_file(tensors, temporary)
-    os.replace(temporary, folder / file)
-    write_json(
-        folder / _STATE,
-        {
-            "identity": _identity(model, settings),
-            "tensors": file,
-            "epoch": state.epoch,
-            "steps": state.steps,
-            "best_epoch": state.best_epoch,
-            "best_value": state.best_value,
-            "history": state.history,
-        },
-    )
-    for old in folder.glob(f"epoch-*-{_TENSORS}"):
-        if old.name != file:
-            old.unlink()
-
-
-def _resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: FitSettings
-) -> tuple[_State, dict[str, Tensor]]:
-    saved = read_json(folder / _STATE)
-    assert isinstance(saved, dict)
-    if saved["identity"] != _identity(model, settings):
-        raise ArtifactError(
-            f"{folder} holds the checkpoint of other settings or another model: remove the folder"
-        )
-    if not (folder / saved["tensors"]).is_file():
-        raise ArtifactError(f"{folder / saved['tensors']} is missing: remove the folder and train again")
-    device = next(model.parameters()).device
-    tensors = load_file(folder / saved["tensors"], device=str(device))
-    model.load_state_dict(_under(tensors, "model/"))
-    layout = optimizer.state_dict()
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimizer/").items():
-        index, _, field_name = name.partition("/")
-        values.setdefault(int(index), {})[field_name] = value
-    optimizer.load_state_dict({"state": values, "param_groups": layout["param_groups"]})
-    state = _State(
-        epoch=saved["epoch"],
-        steps=saved["steps"],
-        best_epoch=saved["best_epoch"],
-        best_value=saved["best_value"],
-        history=saved["history"],
-        average=_under(tensors, "average/"),
-    )
-    return state, _under(tensors, "best/")
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
