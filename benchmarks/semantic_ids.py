@@ -81,6 +81,7 @@ class World:
     params: Params
     items: Items
     regular: Sequences
+    judged: Sequences  # the same, with the targets of those users whose lists are judged
     modalities: dict[str, ItemVectors]
     encoders: dict[str, EncoderIdentity]
     generative: GenerativeSettings
@@ -95,12 +96,21 @@ def main() -> None:
     parser.add_argument(
         "--levels", type=int, nargs="+", default=None, help="level sizes, the last disambiguates"
     )
+    parser.add_argument(
+        "--users",
+        type=int,
+        default=None,
+        help="lists of so many users are judged, drawn by a seed; default: of all",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the parameters")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=None, help="of one run; default: those of the profile")
     parser.add_argument("--only", nargs="+", default=None, help="some of the variants")
     arguments = parser.parse_args()
     workspace = Workspace.find()
-    world = load(workspace, arguments.dataset, arguments.epochs, arguments.device)
+    world = load(workspace, arguments.dataset, arguments.epochs, arguments.device, arguments.set)
+    if arguments.users:
+        world = replace(world, judged=some_users(world.regular, arguments.users))
     if arguments.threads:
         world = replace(world, generative=world.generative.model_copy(update={"threads": arguments.threads}))
     runs = workspace.state(arguments.dataset) / "benchmarks" / "semantic_ids"
@@ -139,7 +149,7 @@ def main() -> None:
                     "content-kNN ranks by the cosine of text, picture and attribute vectors with the mean of the history's"
                 ]
                 if arguments.vary == "insertion"
-                else []
+                else [f"{len(world.judged.targets('test')):,} test users, one target each"]
             ),
         ],
         arguments=sys.argv[1:],
@@ -147,19 +157,33 @@ def main() -> None:
     print(f"wrote {path}")
 
 
-def load(workspace: Workspace, dataset: str, epochs: int, device: str) -> World:
-    params = load_params(workspace, dataset)
+def load(workspace: Workspace, dataset: str, epochs: int, device: str, overrides: list[str]) -> World:
+    params = load_params(workspace, dataset, overrides)
     items = Items.load(workspace.step(dataset, "splits"))
     modalities, encoders = load_modalities(
         {name: workspace.step(dataset, name) for name in EMBEDDINGS}, items
     )
+    regular = Sequences.load(workspace.step(dataset, "sequences") / UserGroup.REGULAR.value)
     return World(
         params=params,
         items=items,
-        regular=Sequences.load(workspace.step(dataset, "sequences") / UserGroup.REGULAR.value),
+        regular=regular,
+        judged=regular,
         modalities={name: each for name, each in modalities.items() if each.present.any()},
         encoders=encoders,
         generative=params.generative.model_copy(update={"epochs": epochs, "device": device}),
+    )
+
+
+def some_users(sequences: Sequences, count: int) -> Sequences:
+    """The same sequences with validation and test targets of ``count`` users alone, drawn with the benchmark's seed."""
+    able = np.flatnonzero(np.asarray(sequences.test_at) >= 0)
+    chosen = np.zeros(len(sequences), dtype=bool)
+    chosen[np.random.default_rng(SEED).choice(able, size=min(count, len(able)), replace=False)] = True
+    return replace(
+        sequences,
+        validation_at=np.where(chosen, sequences.validation_at, -1),
+        test_at=np.where(chosen, sequences.test_at, -1),
     )
 
 
@@ -180,7 +204,8 @@ def once(
     recorded = generative.model_dump(
         mode="json", exclude={"device", "threads"}
     )  # either makes the same model
-    key = sha256_of([vary, tokenizer.model_dump(mode="json"), recorded, world.items.ids])
+    judged = np.flatnonzero(np.asarray(world.judged.test_at) >= 0).tolist()
+    key = sha256_of([vary, tokenizer.model_dump(mode="json"), recorded, world.items.ids, judged])
     folder = runs / key[:16]
     if (folder / "record.json").is_file():
         record = read_json(folder / "record.json")
@@ -207,8 +232,8 @@ def downstream(
     item_map = ItemMap.build(codebook, world.items.ids, vectors, present)
     quality = codes_quality(codebook, vectors, item_map.codes, neighbours=K, seed=tokenizer.seed)
     bound = item_map.bound()
-    path, facts = fitted(world, training, world.regular, bound, generative, folder)
-    cases = build_cases({UserGroup.REGULAR: world.regular}, "test")
+    path, facts = fitted(world, training, world.judged, bound, generative, folder)
+    cases = build_cases({UserGroup.REGULAR: world.judged}, "test")
     answers = evaluate_path(path, cases, ListRules(filter_seen=world.params.rules.filter_seen), K, 512)
     hit, counts = relevance(answers.lists, cases.targets)
     beam = np.isin(answers.sources, [i for i, name in enumerate(answers.source_names) if "beam" in name])

@@ -322,7 +322,7 @@ def test_a_study_tries_no_setting_that_the_model_does_not_read(tmp_path) -> None
         chosen,
         TuningSettings(trials=2, warmup_epochs=0),
         name="study",
-        journal=tmp_path / "study.journal",
+        storage=tmp_path / "study.journal",
         checkpoints=tmp_path / "checkpoints",
         tracking=None,
         progress=lambda line: None,

@@ -262,9 +262,28 @@ class HouseModel(nn.Module):
     def log_likelihood(self, context: HouseContext, items: Tensor) -> Tensor:
         """Items that are not in the trie have -inf."""
         items = items.to(self.missing.device)
-        states = context.code_state.unsqueeze(1).expand(-1, items.shape[1], -1)
-        parts = self._path_log_probs(states, self.trie.ancestors(items), self._tables())
+        path, tables = self.trie.ancestors(items), self._tables()
+        if items.device.type == "cpu":
+            parts = [
+                self._shared_step(context.code_state, path, depth, tables)
+                for depth in range(self.trie.levels)
+            ]
+        else:
+            states = context.code_state.unsqueeze(1).expand(-1, items.shape[1], -1)
+            parts = self._path_log_probs(states, path, tables)
         return torch.stack(parts).sum(dim=0).masked_fill(self.trie.leaf_of[items] < 0, -torch.inf)
+
+    def _shared_step(self, states: Tensor, path: list[Tensor], depth: int, tables: _Tables) -> Tensor:
+        """[B, M] of the step at ``depth`` down ``path`` (each [B, M]) from states [B, d].
+
+        Many of a request's candidates go through one node, whose step is made once. To find them costs an
+        accelerator a wait for the host, so there it is not done."""
+        rows = torch.arange(len(states)).unsqueeze(1) * self.trie.nodes(depth)
+        distinct, place = torch.unique(rows + path[depth], return_inverse=True)
+        nodes = distinct % self.trie.nodes(depth)
+        log_probs, _, _ = self._step(states[distinct // self.trie.nodes(depth)], nodes, depth, tables)
+        rank = path[depth + 1] - self.trie.offsets[depth][path[depth]]
+        return log_probs.flatten()[place * log_probs.shape[-1] + rank]
 
     def _path_log_probs(self, states: Tensor, path: list[Tensor], tables: _Tables) -> list[Tensor]:
         """L of [...]: the log-probability of each step down ``path``, from states [..., d]."""
