@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from segue.artifacts import read_json, write_text
 HEADER = """# Measured
 
 Rendered from `benchmarks/results/*.json` by `python -m benchmarks.render`; nothing here is typed. Ratios compare what
-stood side by side in one run on one machine; seconds differ from machine to machine. GPU rows: not measured.
+stood side by side in one run on one machine; seconds differ from machine to machine. No GPU but where a row names one.
 """
 
 
@@ -28,11 +29,12 @@ def cell(value: Any) -> str:
 
 def section(result: dict[str, Any], *, heading: bool = True) -> str:
     machine = result["machine"]
+    command = shlex.join([*result["command"].split(), *result.get("arguments", [])])
     lines = [
         *([f"## {result['name']}", ""] if heading else []),
         result["description"],
         "",
-        f"`{result['command']}` · {result['date']} · {machine['processor']}, {machine['cores']} cores"
+        f"`{command}` · {result['date']} · {machine['processor']}, {machine['cores']} cores"
         f"{', ' + machine['gpu'] if machine['gpu'] else ''} · torch {machine['torch']}"
         f" · commit {str(result['commit'])[:12]}{' with uncommitted changes' if result['uncommitted_changes'] else ''}",
         "",
