@@ -60,13 +60,18 @@ def processor() -> str:
     )
 
 
+def commit() -> str | None:
+    """The commit that is checked out; None outside a repository."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
+
+
 def write(
     name: str, description: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **facts: Any
 ) -> Path:
     """``results/<name>.json``: command, commit, machine, date and rows."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     dirty = subprocess.run(
         ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -78,7 +83,7 @@ def write(
             "name": name,
             "description": description,
             "command": f"python -m benchmarks.{module}",
-            "commit": commit.stdout.strip() or None,
+            "commit": commit(),
             "uncommitted_changes": bool(dirty.stdout.strip()),
             "machine": {
                 "processor": processor(),

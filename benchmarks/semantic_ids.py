@@ -141,6 +141,7 @@ def main() -> None:
             f"{arguments.seeds} seeds (of quantizer and model); intervals are user-level bootstrap intervals of the mean over "
             "the seeds; differences are paired by user",
             f"house model, {arguments.epochs} epochs, no tuning; settings otherwise those of params.yaml and the profile",
+            *made_elsewhere([run for records in found.values() for run in records]),
             *(
                 [
                     f"{WITHHELD:.0%} of the items with at least {LEAST_EVENTS} events, drawn with seed {SEED}, withheld with "
@@ -212,7 +213,7 @@ def once(
         assert isinstance(record, dict)
         return record
     print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
-    record = play(world, tokenizer, generative, folder)
+    record = {**play(world, tokenizer, generative, folder), "commit": harness.commit()}
     write_json(folder / "record.json", record)
     return record
 
@@ -514,6 +515,16 @@ def insertion_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, 
             }
         )
     return rows
+
+
+def made_elsewhere(records: list[dict[str, Any]]) -> list[str]:
+    """A note on the runs that were kept from another commit than the one that is written down; none where there are
+    none."""
+    now = harness.commit()
+    others = [str(run.get("commit") or "an unknown one")[:14] for run in records if run.get("commit") != now]
+    if not others:
+        return []
+    return [f"{len(others)} of the {len(records)} runs were made at commits {', '.join(sorted(set(others)))}"]
 
 
 def mean(records: list[dict[str, Any]], name: str) -> float:

@@ -76,3 +76,10 @@ def test_a_prefix_that_does_not_exist_is_not_found() -> None:
 def test_bad_codes_are_named(codes: list[list[int]], active: list[bool] | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Trie.build(torch.tensor(codes), SIZES, None if active is None else torch.tensor(active))
+
+
+def test_more_semantic_ids_than_can_be_counted_are_refused() -> None:
+    codes = torch.zeros(1, 5, dtype=torch.int64)
+    Trie.build(codes, [2**12] * 5)
+    with pytest.raises(DataError, match="use fewer or smaller levels"):
+        Trie.build(codes, [2**13] * 5)

@@ -359,3 +359,64 @@ def test_an_unbound_model_says_so() -> None:
     model = HouseModel(tiny.SETTINGS, codebook_id="c" * 64, level_sizes=tiny.SIZES, content_dimensions=6)
     with pytest.raises(BindingError, match="call bind first"):
         model.encode(tiny.histories([1]))
+
+
+@pytest.mark.parametrize("code_tower", ["shared", "own", "content"])
+@torch.no_grad()
+def test_what_is_learnt_is_what_is_asked_when_serving(code_tower: str) -> None:
+    """The losses, from serving's own calls on each prefix of the histories."""
+    bound = tiny.items(retired=(2,))
+    model = tiny.model(bound, tiny.SETTINGS.model_copy(update={"code_tower": code_tower}))
+    batch = tiny.histories([6, 1, 8])
+    code, dense = [], []
+    for row, length in enumerate(batch.lengths.tolist()):
+        for position in range(length):
+            if not bound.active[target := int(batch.items[row, position])]:
+                continue
+            before = HistoryBatch(
+                items=batch.items[row : row + 1, : max(1, position)],
+                timestamps=batch.timestamps[row : row + 1, : max(1, position)],
+                lengths=torch.tensor([position]),
+            )
+            context = model.encode(before)
+            code.append(-float(model.log_likelihood(context, torch.tensor([[target]]))))
+            scores = (model.user_vectors(context) @ model.item_vectors().T)[0]
+            dense.append(-float(scores.masked_fill(~bound.active, -torch.inf).log_softmax(dim=0)[target]))
+    loss = model.loss(batch)
+    assert float(loss["code"]) == pytest.approx(sum(code) / len(code), abs=1e-4)
+    assert float(loss["dense"]) == pytest.approx(sum(dense) / len(dense), abs=1e-4)
+
+
+@torch.no_grad()
+def test_an_identity_follows_its_codes_wherever_the_item_stands() -> None:
+    """Also that of an item which was retired and comes back."""
+    model, bound = tiny.model(), tiny.items()
+    before = model.item_vectors()
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(4))
+
+    def stands(active: Tensor) -> BoundItems:
+        return BoundItems(
+            codebook_id=bound.codebook_id,
+            level_sizes=bound.level_sizes,
+            codes=bound.codes[order],
+            vectors=bound.vectors[order],
+            present=bound.present[order],
+            active=active,
+        )
+
+    for active in (torch.arange(24) != 7, torch.ones(24, dtype=torch.bool)):
+        model.bind(stands(active))
+        torch.testing.assert_close(model.item_vectors(), before[order])
+
+
+def test_loading_as_many_identities_of_other_items_keeps_the_parameters_that_an_optimizer_holds() -> None:
+    first, other = tiny.model(tiny.items(24)), tiny.model(tiny.items(30, retired=tuple(range(6))))
+    assert len(first.identity_keys) == len(other.identity_keys)
+    assert not torch.equal(first.identity_keys, other.identity_keys)
+    held = [id(parameter) for parameter in first.parameters()]
+    first.load_state_dict(other.state_dict())
+    assert [id(parameter) for parameter in first.parameters()] == held
+    first.bind(tiny.items(30))
+    other.bind(tiny.items(30))
+    with torch.no_grad():
+        torch.testing.assert_close(first.item_vectors(), other.item_vectors())

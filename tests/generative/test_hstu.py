@@ -164,3 +164,19 @@ def test_scoring_candidates_takes_a_trained_head_and_a_batch() -> None:
     parts = model.loss(tiny.histories([3, 8]))
     expected = parts["code"] + parts["dense"] * tiny.SETTINGS.dense_weight + 0.5 * parts["rank"]
     torch.testing.assert_close(parts["total"], expected)
+
+
+@torch.no_grad()
+def test_few_drawn_targets_estimate_the_loss_of_all_events() -> None:
+    """However unevenly the histories are long: a micro-batch is weighted by its events."""
+
+    def rank(targets: int, draws: int) -> float:
+        section = RANKED.hstu.model_copy(update={"ranking_targets": targets, "ranking_negatives": 12})
+        model = made(settings=RANKED.model_copy(update={"hstu": section}))
+        assert model.rank is not None
+        model.rank.weight.mul_(20)  # events must differ for their weights to matter
+        torch.manual_seed(0)
+        return sum(float(model._ranking_loss(batch)) for _ in range(draws)) / draws
+
+    batch = tiny.histories([8, 1, 1, 1])
+    assert rank(1, 1500) == pytest.approx(rank(8, 300), rel=0.03)

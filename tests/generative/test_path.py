@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ArtifactError, BindingError, ConfigurationError, DataError
@@ -141,6 +142,17 @@ def test_a_damaged_or_foreign_model_is_refused(tmp_path) -> None:
     )
     with pytest.raises(BindingError, match="bind an item map of the model's codebook"):
         load_model(tmp_path, other)
+    stored = load_file(tmp_path / "model.safetensors")
+    earlier = {name.removeprefix("tower."): value for name, value in stored.items()}
+    save_file(earlier, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ArtifactError, match=r"it lacks .* and \d+ more; nobody knows .*train the model again"
+    ):
+        load_model(tmp_path, BOUND)
+    save_file({**stored, "missing": torch.zeros(7)}, tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"this version's HouseModel \(.*size mismatch for missing"):
+        load_model(tmp_path, BOUND)
+    save_file(stored, tmp_path / "model.safetensors")
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ArtifactError, match="does not hold the model's weights"):

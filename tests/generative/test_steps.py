@@ -164,6 +164,20 @@ def test_what_is_kept_is_handed_on(line: Line, tmp_path: Path) -> None:
     assert "1 trials" not in (line.workspace.reports("ml-100k") / "tuning.html").read_text()
 
 
+def test_another_model_than_the_kept_one_is_not_asked_for_in_silence(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    trial = {"index": 0, "state": "complete", "value": 0.1, "params": {}, "validation": [0.1]}
+    write_json(kept / "trials.json", {"best": 0, "trials": [trial]})
+    for held, told in (("house", False), ("tiger", True)):
+        write_json(kept / "settings.json", {"best_epoch": 1, "settings": {"model": held}})
+        line.run("tuning", kept=kept)
+        said = "generative.model is house, but the settings that are kept are those of tiger"
+        assert (said in capsys.readouterr().err) == told
+
+
 def test_missing_settings_are_named(line: Line) -> None:
     with pytest.raises(ArtifactError, match=r"settings\.json is missing"):
         line.run("generative_model")

@@ -7,6 +7,7 @@ synchronisation with the host."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from segue.errors import DataError
+
+_KEYS = 2**63  # what an int64 counts: the codes of an item are one number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +50,15 @@ class Trie:
     def build(cls, codes: Tensor, level_sizes: Sequence[int], active: Tensor | None = None) -> Trie:
         """The trie of ``codes`` [N, L]; items that are not ``active`` [N] have no leaf.
 
-        Raises DataError where a code lies outside its level, two items share all codes, or no item is active.
+        Raises DataError where a code lies outside its level, two items share all codes, no item is active, or the level
+        sizes allow more than 2^63 semantic IDs.
         """
         sizes = tuple(int(size) for size in level_sizes)
         codes = codes.to(torch.int64)
+        if math.prod(sizes) > _KEYS:
+            raise DataError(
+                f"level sizes {list(sizes)} allow more semantic IDs than an int64 counts: use fewer or smaller levels"
+            )
         if codes.ndim != 2 or codes.shape[1] != len(sizes):
             raise DataError(
                 f"codes have the shape {tuple(codes.shape)}: one column a level is needed, {len(sizes)}"

@@ -165,7 +165,8 @@ class HstuModel(HouseModel):
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """Those of the house model and, with ``hstu.ranking_weight``, ``rank``: in nats an event, over
-        ``hstu.ranking_targets`` events of each history, drawn by torch's generator."""
+        ``hstu.ranking_targets`` events of each history, drawn by torch's generator; each draw counts for the events that
+        it stands for, so that the expectation is the mean over all events."""
         parts = super().loss(batch)
         weight = self.settings.hstu.ranking_weight
         if weight > 0:
@@ -180,7 +181,9 @@ class HstuModel(HouseModel):
         valid = (place < batch.lengths.unsqueeze(1)) & (self.trie.leaf_of[batch.items] >= 0)
         order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, -1.0)
         places = order.topk(min(chosen.ranking_targets, valid.shape[1]), dim=1).indices  # [B, P]
-        weights = valid.gather(1, places).float()
+        drawn = valid.gather(1, places)
+        # Each draw stands for as many events, so that this is a mean over events, as micro-batches take it to be.
+        weights = valid.sum(dim=1, keepdim=True) / drawn.sum(dim=1, keepdim=True).clamp(min=1) * drawn
         targets = batch.items.gather(1, places).unsqueeze(2)
         active = self._binding.active
         shape = (*places.shape, chosen.ranking_negatives)

@@ -70,11 +70,28 @@ def save_weights(folder: Path, model: TrainableRecommender) -> None:
 
 
 def load_weights(folder: Path, model: TrainableRecommender) -> None:
-    """Into ``model``, left in eval mode. Raises ArtifactError where the file is missing or does not fit."""
+    """Into ``model``, left in eval mode. Raises ArtifactError where the file is missing or damaged, and where it holds
+    other weights than the model has, as one that an earlier version wrote does."""
+    file = folder / WEIGHTS
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{folder / WEIGHTS} does not hold the model's weights ({error})") from error
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{file} does not hold the model's weights ({error})") from error
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as error:
+        wanted = set(model.state_dict())
+        lacking, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
+        what = "; ".join(
+            f"{verb} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+            for verb, names in (("it lacks", lacking), ("nobody knows", unknown))
+            if names
+        )
+        raise ArtifactError(
+            f"{file} does not hold the weights of this version's {type(model).__name__} "
+            f"({what or ' '.join(str(error).split())}): train the model again (where it is kept: `segue keep --nothing`), "
+            "or serve it with the version that wrote it"
+        ) from error
     model.eval()
 
 

@@ -7,7 +7,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from segue.artifacts import MANIFEST, write_json
+from segue.artifacts import MANIFEST, read_json, write_json
 from segue.data.sequences import Sequences
 from segue.generative.store import save_weights
 from segue.generative.training import Data, tune
@@ -27,6 +27,7 @@ def run(context: StepContext) -> None:
     if (kept := context.kept("tuning")) is not None:
         shutil.copytree(kept, context.output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         context.progress("the chosen settings are kept; nothing is tuned")
+        _say_what_is_not_obeyed(context, kept)
         _write_page(context)
         return
     params = context.params
@@ -70,6 +71,18 @@ def run(context: StepContext) -> None:
     context.metrics["validation_ndcg_at_10"] = round(tuned.study.best_value, 4)
     for key, value in tuned.study.best_params.items():
         context.metrics[key] = value
+
+
+def _say_what_is_not_obeyed(context: StepContext, kept: Path) -> None:
+    """What is kept goes before the parameters: somebody who asks for another model must hear that none is made."""
+    settings = read_json(kept / SETTINGS)
+    held = settings.get("settings") if isinstance(settings, dict) else None
+    name, asked = held.get("model") if isinstance(held, dict) else None, context.params.generative.model
+    if name is not None and name != asked:
+        context.progress(
+            f"generative.model is {asked}, but the settings that are kept are those of {name}, and so are retrained "
+            f"models: `segue keep --nothing --dataset {context.dataset}` begins another recipe"
+        )
 
 
 def _write_page(context: StepContext) -> None:
