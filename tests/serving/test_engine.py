@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ArtifactError, DataError
@@ -270,3 +272,21 @@ def test_every_model_is_bundled_served_and_measured(world: Path, tmp_path: Path,
     heads = {"generative_code", "generative_dense"}
     assert "generative" in found
     assert found & heads == (set() if name == "tiger" else heads)
+
+
+def test_a_model_that_this_code_cannot_read_leaves_the_cascade_serving(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade a bundle may hold a model of an earlier version: a server that restarts must not stay down."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(full, folder)
+    weights = folder / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({f"former_{name}": value for name, value in tensors.items()}, weights)
+    engine = Engine.load(folder, verify=False)
+    [reason] = engine.unreadable.values()
+    assert "model.safetensors" in reason
+    served = engine.recommend([History(item_ids=["i001", "i002"])], k=3, path=G)[0]
+    assert served.path is PathName.CASCADE
+    assert served.fallback
+    assert len(served.items) == 3

@@ -163,6 +163,26 @@ def test_exposures_of_a_process_that_died_are_carried_over_at_the_next_start(
     assert stored(tmp_path / "online.sqlite") == ["left behind"]
 
 
+def test_what_was_put_off_and_fails_keeps_nobody_from_the_store(switch: Switch, tmp_path: Path) -> None:
+    switch.off = True
+    guarded = GuardedStore(switch, Spool(tmp_path / "spool"), retry_seconds=0.02)
+
+    def fails(store: Store) -> None:
+        raise StateError("splits are incomplete")
+
+    guarded.when_there(fails)
+    switch.off = False
+    deadline = time.monotonic() + 10
+    while guarded.problem is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert guarded.problem is None
+    assert guarded.put_off == "splits are incomplete"
+    assert guarded.post([event("e1")]).new == 1
+    guarded.when_there(lambda store: None)
+    assert guarded.put_off is None
+    guarded.close()
+
+
 def test_an_erased_user_does_not_come_back_from_the_spool(switch: Switch, tmp_path: Path) -> None:
     store = guarded(switch, tmp_path)
     switch.off = True

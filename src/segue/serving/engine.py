@@ -64,6 +64,22 @@ class PathFailure(Exception):
     """A path made no list that may be shown."""
 
 
+class UnreadablePath:
+    """A path whose model this code cannot read: it fails with the reason, so that breaker and fallback deal with it."""
+
+    def __init__(self, name: PathName, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+
+    def recommend(
+        self,
+        requests: Sequence[Request],  # noqa: ARG002
+        k: int,  # noqa: ARG002
+        rules: ListRules,  # noqa: ARG002
+    ) -> list[RankedList]:
+        raise ArtifactError(self.reason)
+
+
 class Engine:
     """One bundle, loaded. Thread-safe: nothing but counters and breakers changes after construction.
 
@@ -113,7 +129,12 @@ class Engine:
             from segue.tokenizers.item_map import bound_items
 
             bound = bound_items(folder / ITEM_MAP)
-            paths[PathName.GENERATIVE] = load_path(folder / MODEL, bound, manifest.decoding)
+            try:
+                paths[PathName.GENERATIVE] = load_path(folder / MODEL, bound, manifest.decoding)
+            except ArtifactError as error:
+                # Whole, or read_bundle had said so: a model of another version of this code. The cascade serves on.
+                logger.error("%s", error)
+                paths[PathName.GENERATIVE] = UnreadablePath(PathName.GENERATIVE, str(error))
             vectors = ItemVectors.load(folder / ITEM_MAP)
         engine = cls(
             manifest,
@@ -149,6 +170,11 @@ class Engine:
 
     def has(self, path: PathName) -> bool:
         return path in self.paths
+
+    @property
+    def unreadable(self) -> dict[PathName, str]:
+        """Paths whose model this code cannot read, and why."""
+        return {name: path.reason for name, path in self.paths.items() if isinstance(path, UnreadablePath)}
 
     @property
     def open_breakers(self) -> list[PathName]:

@@ -43,6 +43,9 @@ class GuardedStore:
         self.store: Store | None = None
         self.problem: str | None = None  # why the store is not used; None: it is
         self.uncounted = 0  # exposures that could be logged nowhere
+        self.put_off: str | None = (
+            None  # why the work that waits for the store could not be done when it was back
+        )
         self.spooled = 0  # exposures that had to wait, so far
         try:
             self.store = open_store()
@@ -161,7 +164,15 @@ class GuardedStore:
         if self.store is None:
             self.store = self._open()
         self.store.ping()
-        self._do_pending(self.store)
+        try:
+            self._do_pending(self.store)
+        except UnavailableError:
+            raise
+        except (
+            SegueError
+        ) as error:  # the store is back all the same; what waited is tried again after the next outage
+            logger.error("what was put off until the online store is back cannot be done: %s", error)
+            self.put_off = str(error)
         carried = self._spool.replay(self.store.log_exposures)
         self.problem = None  # from here on requests write to the store again …
         carried += self._spool.replay(self.store.log_exposures)  # … and what came in between is carried over
@@ -173,5 +184,6 @@ class GuardedStore:
         if work is not None:
             work(store)
             with self._lock:
+                self.put_off = None
                 if self._pending is work:
                     self._pending = None

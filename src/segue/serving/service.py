@@ -252,8 +252,14 @@ class Service:
         store = self._store
         away = None if store is None else store.problem
         lost = 0 if store is None else store.uncounted
+        put_off = None if store is None else store.put_off
+        unreadable = {
+            f"{bundle[:12]} {path.value}": reason
+            for bundle, engine in serving.engines.items()
+            for path, reason in engine.unreadable.items()
+        }
         return {
-            "status": "degraded" if problem or opened or away or lost else "ok",
+            "status": "degraded" if problem or opened or away or lost or put_off or unreadable else "ok",
             "mode": "baked" if self._follower is None else "following",
             "deployment": serving.revision,
             "stage": None if deployment is None else deployment.stage.value,
@@ -264,10 +270,16 @@ class Service:
             "problem": problem,
             "refused_documents": 0 if self._follower is None else self._follower.refused,
             "open_breakers": opened,
+            "unreadable": unreadable,
             "failures": failures,
             "store": None
             if store is None
-            else {"problem": away, "spooled_exposures": store.spooled, "uncounted_exposures": lost},
+            else {
+                "problem": away,
+                "spooled_exposures": store.spooled,
+                "uncounted_exposures": lost,
+                "put_off": put_off,
+            },
         }
 
     def _route(self, serving: Serving, request: RecommendRequest) -> _Routed:
