@@ -13,6 +13,7 @@ are kept under ``state/`` and not repeated, so a stopped benchmark goes on where
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -85,6 +86,7 @@ class World:
     modalities: dict[str, ItemVectors]
     encoders: dict[str, EncoderIdentity]
     generative: GenerativeSettings
+    content: str  # hash of the data, and of the settings that every variant is judged by
 
 
 def main() -> None:
@@ -165,15 +167,31 @@ def load(workspace: Workspace, dataset: str, epochs: int, device: str, overrides
         {name: workspace.step(dataset, name) for name in EMBEDDINGS}, items
     )
     regular = Sequences.load(workspace.step(dataset, "sequences") / UserGroup.REGULAR.value)
+    modalities = {name: each for name, each in modalities.items() if each.present.any()}
     return World(
+        content=content_hash(items, regular, modalities, params),
         params=params,
         items=items,
         regular=regular,
         judged=regular,
-        modalities={name: each for name, each in modalities.items() if each.present.any()},
+        modalities=modalities,
         encoders=encoders,
         generative=params.generative.model_copy(update={"epochs": epochs, "device": device}),
     )
+
+
+def content_hash(
+    items: Items, sequences: Sequences, modalities: Mapping[str, ItemVectors], params: Params
+) -> str:
+    """What makes a finished run one of other data: a new event, another encoder, another beam."""
+    digest = hashlib.sha256()
+    for array in (sequences.items, sequences.timestamps, sequences.offsets):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for name, each in sorted(modalities.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(each.vectors).tobytes())
+        digest.update(np.ascontiguousarray(each.present).tobytes())
+    return sha256_of([digest.hexdigest(), items.ids, params.decoding.described(), params.rules.described()])
 
 
 def some_users(sequences: Sequences, count: int) -> Sequences:
@@ -206,7 +224,7 @@ def once(
         mode="json", exclude={"device", "threads"}
     )  # either makes the same model
     judged = np.flatnonzero(np.asarray(world.judged.test_at) >= 0).tolist()
-    key = sha256_of([vary, tokenizer.model_dump(mode="json"), recorded, world.items.ids, judged])
+    key = sha256_of([vary, tokenizer.described(), recorded, world.content, judged])
     folder = runs / key[:16]
     if (folder / "record.json").is_file():
         record = read_json(folder / "record.json")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 
 from benchmarks import harness, semantic_ids
 from segue.data.sequences import Sequences
+from segue.items import Items, ItemVectors
+from segue.params import Params, load_params
+from segue.workspace import Workspace
 
 
 def test_runs_that_were_kept_from_another_commit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +52,22 @@ def test_some_users_are_judged_and_all_are_trained_on() -> None:
     assert len(some.targets("test")) == len(some.targets("validation")) == 1
     assert set(some.targets("test")) < set(sequences().targets("test"))
     assert some.items.tolist() == sequences().items.tolist()
+
+
+def test_other_data_or_another_beam_is_another_run() -> None:
+    items = Items(pl.DataFrame({"item_id": [str(i) for i in range(6)]}))
+    vectors = ItemVectors(np.ones((6, 2), np.float32), np.ones(6, dtype=bool), items.ids)
+    params = load_params(Workspace.find(), "ml-100k")
+
+    def found(
+        events: Sequences = sequences(),
+        text: ItemVectors = vectors,
+        wanted: Params = params,
+    ) -> str:
+        return semantic_ids.content_hash(items, events, {"text": text}, wanted)
+
+    one_more = replace(sequences(), items=np.array([1, 2, 3, 5, 5, 1, 5, 2, 5, 3], dtype=np.int32))
+    encoded_anew = replace(vectors, vectors=np.zeros((6, 2), np.float32))
+    wider = params.model_copy(update={"decoding": params.decoding.model_copy(update={"beam_width": 7})})
+    assert found() == found()
+    assert len({found(), found(one_more), found(text=encoded_anew), found(wanted=wider)}) == 4
