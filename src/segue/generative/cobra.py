@@ -50,8 +50,7 @@ from segue.decoding.trie import Trie
 from segue.errors import BindingError, ConfigurationError, DataError
 from segue.generative.binding import checked
 from segue.generative.contrastive import catalogue_cross_entropy
-from segue.generative.house import _joined, _rotate, _zero_embedding
-from segue.generative.layers import ContentProjection, zero_linear
+from segue.generative.layers import ContentProjection, join_histories, rotated, zero_embedding, zero_linear
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
 from segue.training.ops import causal_attention
@@ -110,7 +109,7 @@ class CobraModel(nn.Module):
         sparse = self.level_sizes[:-1]
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.missing = nn.Parameter(torch.zeros(content_dimensions))
-        self.codes = nn.ModuleList(_zero_embedding(size, width) for size in sparse)
+        self.codes = nn.ModuleList(zero_embedding(size, width) for size in sparse)
         self.kinds = nn.Parameter(torch.randn(len(sparse) + 1, width) * 0.02)  # of tokens: K codes, a vector
         self.dense_encoder = ContentProjection(content_dimensions, width, settings.dropout)
         self.read_dense = nn.Linear(width, width)
@@ -229,7 +228,7 @@ class CobraModel(nn.Module):
     def append(self, context: CobraContext, events: HistoryBatch) -> CobraContext:
         """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
         device = self.start.device
-        return self.encode(_joined(context.histories, events.to(device), self.settings.max_length))
+        return self.encode(join_histories(context.histories, events.to(device), self.settings.max_length))
 
     # The decoder, over what may follow.
 
@@ -439,7 +438,7 @@ class _Block(nn.Module):
         frequency = 10_000 ** (-torch.arange(0, width, 2, device=place.device) / width)
         angle = (place.unsqueeze(-1) * frequency).unsqueeze(-3)  # the same for every head
         rotation = angle.cos(), angle.sin()
-        return _rotate(query, rotation), _rotate(key, rotation), value
+        return rotated(query, rotation), rotated(key, rotation), value
 
     def _finished(self, hidden: Tensor, mixed: Tensor) -> Tensor:
         hidden = hidden + self.dropout(self.out(mixed))

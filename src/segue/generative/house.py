@@ -34,11 +34,18 @@ from segue.decoding.trie import Trie, mixed_radix
 from segue.errors import BindingError
 from segue.generative.binding import checked
 from segue.generative.contrastive import catalogue_cross_entropy
+from segue.generative.layers import (
+    TIME_BUCKETS,
+    join_histories,
+    rotary_angles,
+    rotated,
+    time_bucket,
+    zero_embedding,
+)
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
 from segue.training.ops import causal_attention
 
-_GAP_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
 _ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children in training
 _INITIAL = 0.02  # standard deviation of embeddings before training
 _ROWS = 256  # of a batch whose codes are scored at once on a CPU
@@ -109,7 +116,7 @@ class HouseModel(nn.Module):
         )
         self.register_buffer("identity_keys", torch.zeros(0, dtype=torch.int64))
         self.head = _CodeHead(width, len(self.level_sizes), settings.dropout)
-        self.node_codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.node_codes = nn.ModuleList(zero_embedding(size, width) for size in coded)
         self.parent_projections = nn.ModuleList(nn.Linear(width, width) for _ in coded)
         self.code_scales = nn.Parameter(
             torch.full((len(self.level_sizes),), -math.log(settings.code_temperature))
@@ -242,7 +249,7 @@ class HouseModel(nn.Module):
     def append(self, context: HouseContext, events: HistoryBatch) -> HouseContext:
         """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
         events = events.to(self.missing.device)
-        return self.encode(_joined(context.histories, events, self.settings.max_length))
+        return self.encode(join_histories(context.histories, events, self.settings.max_length))
 
     # The code head.
 
@@ -403,10 +410,10 @@ class Tower(nn.Module):
         width = settings.dimensions
         self.settings = settings
         self.content = nn.Linear(content_dimensions, width)
-        self.codes = nn.ModuleList(_zero_embedding(size, width) for size in coded)
+        self.codes = nn.ModuleList(zero_embedding(size, width) for size in coded)
         self.identity = nn.Parameter(torch.zeros(0, width)) if identities else None
         self.start = nn.Parameter(torch.randn(width) * _INITIAL)
-        self.gaps = nn.Embedding(_GAP_BUCKETS, width)
+        self.gaps = nn.Embedding(TIME_BUCKETS, width)
         self.blocks = nn.ModuleList(
             _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
         )
@@ -435,12 +442,13 @@ class Tower(nn.Module):
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
         """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
-        gap = F.pad((batch.timestamps[:, 1:] - batch.timestamps[:, :-1]).clamp(min=0), (1, 0))
-        bucket = torch.log2(gap.double() + 1).long().clamp(max=_GAP_BUCKETS - 1)
-        events = F.embedding(batch.items, items) * math.sqrt(items.shape[1]) + self.gaps(bucket)
+        gap = F.pad(batch.timestamps[:, 1:] - batch.timestamps[:, :-1], (1, 0))
+        events = F.embedding(batch.items, items) * math.sqrt(items.shape[1]) + self.gaps(time_bucket(gap))
         hidden = torch.cat([self.start.expand(len(events), 1, -1).to(events.dtype), events], dim=1)
         hidden = self.dropout(hidden)
-        rotation = _rotation(hidden.shape[1], self.settings.dimensions // self.settings.heads, hidden.device)
+        rotation = rotary_angles(
+            hidden.shape[1], self.settings.dimensions // self.settings.heads, hidden.device
+        )
         for block in self.blocks:
             hidden = block(hidden, rotation)
         normalised: Tensor = self.norm(hidden)
@@ -465,7 +473,7 @@ class _Block(nn.Module):
         qkv = self.qkv(self.before_attention(hidden)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         # Padding is on the right, so causality alone keeps it out of every real position.
-        attended = causal_attention(_rotate(query, rotation), _rotate(key, rotation), value)
+        attended = causal_attention(rotated(query, rotation), rotated(key, rotation), value)
         hidden = hidden + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)))
         result: Tensor = hidden + self.dropout(self.mlp(self.before_mlp(hidden)))
         return result
@@ -489,47 +497,3 @@ class _CodeHead(nn.Module):
             mixed = mixed + prefix
         mixed = mixed + self.mlp(self.norm(mixed))
         return F.normalize(self.out(mixed).float(), dim=-1)
-
-
-def _zero_embedding(size: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(size, width)
-    nn.init.zeros_(table.weight)
-    return table
-
-
-def _rotation(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, width / 2] of the rotary angles."""
-    frequency = 10_000 ** (-torch.arange(0, width, 2, device=device) / width)
-    angle = torch.arange(length, device=device).unsqueeze(1) * frequency
-    return angle.cos(), angle.sin()
-
-
-def _rotate(value: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = (part.to(value.dtype) for part in rotation)
-    first, second = value.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
-
-
-def _joined(old: HistoryBatch, new: HistoryBatch, max_length: int) -> HistoryBatch:
-    """The newest ``max_length`` of old then new events, row by row."""
-    lengths = old.lengths + new.lengths
-    width = int(lengths.max().clamp(min=1))
-    column = torch.arange(width, device=lengths.device).expand(len(lengths), -1)
-    from_old = column < old.lengths.unsqueeze(1)
-    place_new = (column - old.lengths.unsqueeze(1)).clamp(0, new.items.shape[1] - 1)
-    place_old = column.clamp(max=old.items.shape[1] - 1)
-    inside = column < lengths.unsqueeze(1)
-    kept = lengths.clamp(max=max_length)
-    shifted = torch.arange(int(kept.max().clamp(min=1)), device=lengths.device) + (lengths - kept).unsqueeze(
-        1
-    )
-
-    def merge(before: Tensor, after: Tensor) -> Tensor:
-        both = torch.where(from_old, before.gather(1, place_old), after.gather(1, place_new))
-        both = torch.where(inside, both, 0)
-        taken = both.gather(1, shifted.clamp(max=width - 1))
-        return torch.where(shifted < lengths.unsqueeze(1), taken, 0)
-
-    return HistoryBatch(
-        items=merge(old.items, new.items), timestamps=merge(old.timestamps, new.timestamps), lengths=kept
-    )

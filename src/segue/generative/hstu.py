@@ -40,7 +40,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segue.errors import ConfigurationError, DataError
-from segue.generative.house import _GAP_BUCKETS, HouseContext, HouseModel, Tower
+from segue.generative.house import HouseContext, HouseModel, Tower
+from segue.generative.layers import TIME_BUCKETS, time_bucket
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import HistoryBatch
 
@@ -198,11 +199,6 @@ class HstuModel(HouseModel):
         return (losses * weights).sum() / weights.sum().clamp(min=1)
 
 
-def time_bucket(seconds: Tensor) -> Tensor:
-    """Of log2(1 + seconds), as the house model buckets the time between two events."""
-    return torch.log2(seconds.clamp(min=0).double() + 1).long().clamp(max=_GAP_BUCKETS - 1)
-
-
 def _with_start(timestamps: Tensor) -> Tensor:
     """[B, T + 1]: the start is as old as the first event, so no time has passed between them."""
     return torch.cat([timestamps[:, :1], timestamps], dim=1)
@@ -227,7 +223,7 @@ class _Layer(nn.Module):
         self.before = nn.LayerNorm(width)
         self.project = nn.Linear(width, 4 * width)  # f1
         self.position = nn.Embedding(self.longest + 1, 1)  # a candidate stands one behind the last event
-        self.time = nn.Embedding(_GAP_BUCKETS, 1)
+        self.time = nn.Embedding(TIME_BUCKETS, 1)
         self.after = nn.LayerNorm(width, eps=1e-6)  # what it norms may be small
         self.out = nn.Linear(width, width)  # f2
         self.dropout = nn.Dropout(settings.dropout)

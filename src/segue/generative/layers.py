@@ -6,6 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segue.protocols import HistoryBatch
+
+TIME_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
+
+
+def time_bucket(seconds: Tensor) -> Tensor:
+    """Of log2(1 + seconds); a negative time counts as none."""
+    return torch.log2(seconds.clamp(min=0).double() + 1).long().clamp(max=TIME_BUCKETS - 1)
+
+
+def zero_embedding(size: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(size, width)
+    nn.init.zeros_(table.weight)
+    return table
+
 
 def zero_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """A linear map that starts at zero: an output that nothing trains stays there."""
@@ -53,3 +68,41 @@ def attention(
         scores = scores.masked_fill(~seen, -torch.inf)
     result: Tensor = scores.softmax(dim=-1).to(value.dtype) @ value
     return result
+
+
+def rotary_angles(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, width / 2] of the rotary angles."""
+    frequency = 10_000 ** (-torch.arange(0, width, 2, device=device) / width)
+    angle = torch.arange(length, device=device).unsqueeze(1) * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotated(value: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (part.to(value.dtype) for part in rotation)
+    first, second = value.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def join_histories(old: HistoryBatch, new: HistoryBatch, max_length: int) -> HistoryBatch:
+    """The newest ``max_length`` of old then new events, row by row."""
+    lengths = old.lengths + new.lengths
+    width = int(lengths.max().clamp(min=1))
+    column = torch.arange(width, device=lengths.device).expand(len(lengths), -1)
+    from_old = column < old.lengths.unsqueeze(1)
+    place_new = (column - old.lengths.unsqueeze(1)).clamp(0, new.items.shape[1] - 1)
+    place_old = column.clamp(max=old.items.shape[1] - 1)
+    inside = column < lengths.unsqueeze(1)
+    kept = lengths.clamp(max=max_length)
+    shifted = torch.arange(int(kept.max().clamp(min=1)), device=lengths.device) + (lengths - kept).unsqueeze(
+        1
+    )
+
+    def merge(before: Tensor, after: Tensor) -> Tensor:
+        both = torch.where(from_old, before.gather(1, place_old), after.gather(1, place_new))
+        both = torch.where(inside, both, 0)
+        taken = both.gather(1, shifted.clamp(max=width - 1))
+        return torch.where(shifted < lengths.unsqueeze(1), taken, 0)
+
+    return HistoryBatch(
+        items=merge(old.items, new.items), timestamps=merge(old.timestamps, new.timestamps), lengths=kept
+    )

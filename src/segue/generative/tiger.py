@@ -41,8 +41,7 @@ from torch import Tensor, nn
 from segue.decoding.trie import Trie
 from segue.errors import BindingError
 from segue.generative.binding import checked
-from segue.generative.house import _joined, _zero_embedding
-from segue.generative.layers import attention, zero_linear
+from segue.generative.layers import attention, join_histories, zero_embedding, zero_linear
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
 
@@ -93,12 +92,12 @@ class TigerModel(nn.Module):
         self.codebook_id = codebook_id
         self.level_sizes = tuple(int(size) for size in level_sizes)
         self.content_dimensions = content_dimensions
-        self.codes = nn.ModuleList(_zero_embedding(size, width) for size in self.level_sizes)
+        self.codes = nn.ModuleList(zero_embedding(size, width) for size in self.level_sizes)
         self.levels = nn.Parameter(torch.randn(len(self.level_sizes), width) * 0.02)
         self.read_start = nn.Parameter(torch.randn(width) * 0.02)
         self.speak_start = nn.Parameter(torch.randn(width) * 0.02)
         tokens = settings.tiger.user_tokens
-        self.users = _zero_embedding(tokens, width) if tokens else None
+        self.users = zero_embedding(tokens, width) if tokens else None
         self.encoder = nn.ModuleList(_EncoderLayer(settings) for _ in range(settings.layers))
         self.encoder_bias = _RelativeBias(settings, causal=False)
         self.encoder_norm = nn.RMSNorm(width)
@@ -186,7 +185,7 @@ class TigerModel(nn.Module):
     def append(self, context: TigerContext, events: HistoryBatch) -> TigerContext:
         """Recomputed over the newest ``max_length`` events: every token of the encoder sees every other."""
         device = self.read_start.device
-        joined = _joined(context.histories, events.to(device), self.settings.max_length)
+        joined = join_histories(context.histories, events.to(device), self.settings.max_length)
         return self.encode(replace(joined, users=context.histories.users))
 
     # The decoder.
