@@ -75,13 +75,24 @@ serve: setup ## bentoml serve, following the deployment
 day-two: setup ## take in what arrived
 	$(BIN)/segue day-two --dataset $(DATASET)
 
-bench: demo ## every benchmark, and RESULTS.md from what they wrote
+bench: demo ## the benchmarks that take minutes, and RESULTS.md from what all wrote
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.tokenizers
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.gates
+	$(BIN)/python -m benchmarks.render
+
+EMBEDDED := ingest validation splits sequences text_embeddings image_embeddings attribute_embeddings collaborative_embeddings
+
+bench-semantic-ids: setup ## what semantic IDs are worth downstream, on SEGUE_DATA (hours on two cores; resumable)
+	for dataset in movielens-latest-small amazon-beauty; do \
+	  for step in $(EMBEDDED); do $(BIN)/segue step $$step --dataset $$dataset; done; done
+	$(BIN)/python -m benchmarks.semantic_ids --dataset movielens-latest-small --vary modalities --only all text image collaborative
+	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary tokenizers --epochs 6 --users 5000 --levels 128 64 128 \
+	  --set generative.dimensions=64 --set generative.code_tower=shared --set generative.dropout=0.3
+	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary insertion --only concat_pca
 	$(BIN)/python -m benchmarks.render
 
 bench-gates: setup ## false alarms and power of the online gates, on 2,000 simulated experiments (some minutes)
