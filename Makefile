@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM = false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench bench-gates clean
+.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench bench-gates bench-semantic-ids clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
