@@ -129,10 +129,10 @@ def main() -> None:
                 once(runs, arguments.vary, variant, changes, seed, world, play)
             )
     rows = insertion_rows(found) if arguments.vary == "insertion" else downstream_rows(found)
-    for row in rows:
-        row["dataset"] = arguments.dataset
     if arguments.vary == "tokenizers":
         rows.append(faiss_row(runs, world, arguments.levels))
+    for row in rows:
+        row["dataset"] = arguments.dataset
     columns = ["dataset", *(name for name in rows[0] if name != "dataset")]
     path = harness.write(
         f"semantic_ids_{arguments.vary}_{arguments.dataset}".replace("-", "_"),
