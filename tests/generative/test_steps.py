@@ -14,7 +14,7 @@ from segue.paths import ListRules, Request
 from segue.steps import generative_model, refit, tuning
 from segue.steps.registry import get
 from segue.steps.runner import StepContext
-from segue.tokenizers.item_map import ItemMap, bound_items
+from segue.tokenizers.item_map import bound_items
 from segue.workspace import Workspace
 
 from . import tiny
@@ -37,18 +37,8 @@ class Line:
                 *overrides,
             ],
         )
-        bound, folder = tiny.items(), self.workspace.data("ml-100k")
-        ItemMap(
-            codebook_id=bound.codebook_id,
-            level_sizes=bound.level_sizes,
-            revision=1,
-            item_ids=[f"i{item:02d}" for item in range(len(bound.codes))],
-            codes=bound.codes.numpy(),
-            revision_added=np.ones(len(bound.codes), dtype=np.int32),
-            retired=np.zeros(len(bound.codes), dtype=bool),
-            vectors=bound.vectors.numpy(),
-            present=bound.present.numpy(),
-        ).save(folder / "item_map")
+        folder = self.workspace.data("ml-100k")
+        tiny.item_map().save(folder / "item_map")
         tiny.sequences(16).save(folder / "sequences" / "regular")
 
     def context(self, name: str, *, sequences: str = "s1", kept: Path | None = None) -> StepContext:

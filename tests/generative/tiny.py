@@ -11,6 +11,7 @@ from segue.generative.house import HouseModel
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import new_model
 from segue.protocols import BoundItems, HistoryBatch, TrainableRecommender
+from segue.tokenizers.item_map import ItemMap
 
 SIZES = (4, 3, 4)
 SETTINGS = GenerativeSettings(
@@ -44,6 +45,22 @@ def items(
         vectors=vectors,
         present=present,
         active=active,
+    )
+
+
+def item_map() -> ItemMap:
+    """Of all items of :func:`items`."""
+    bound = items()
+    return ItemMap(
+        codebook_id=bound.codebook_id,
+        level_sizes=bound.level_sizes,
+        revision=1,
+        item_ids=[f"i{item:02d}" for item in range(len(bound.codes))],
+        codes=bound.codes.numpy(),
+        revision_added=np.ones(len(bound.codes), dtype=np.int32),
+        retired=np.zeros(len(bound.codes), dtype=bool),
+        vectors=bound.vectors.numpy(),
+        present=bound.present.numpy(),
     )
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +16,6 @@ from segue.errors import ConfigurationError
 from segue.params import load_params
 from segue.steps.registry import get
 from segue.steps.runner import is_up_to_date, read_record, run_step
-from segue.tokenizers.item_map import ItemMap
 from segue.workspace import Workspace
 from tests.conftest import REPOSITORY
 from tests.generative import tiny
@@ -46,21 +44,10 @@ def workspace(workspace_root: Path, monkeypatch: pytest.MonkeyPatch) -> Workspac
     """Everything that ``generative_model`` reads, the tuning without weights that it could take over."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     workspace = Workspace(workspace_root)
-    bound = tiny.items()
     made = {name: workspace.data(DATASET) / f".{name}" for name in get("generative_model").inputs}
     for folder in made.values():
         folder.mkdir(parents=True)
-    ItemMap(
-        codebook_id=bound.codebook_id,
-        level_sizes=bound.level_sizes,
-        revision=1,
-        item_ids=[f"i{item:02d}" for item in range(len(bound.codes))],
-        codes=bound.codes.numpy(),
-        revision_added=np.ones(len(bound.codes), dtype=np.int32),
-        retired=np.zeros(len(bound.codes), dtype=bool),
-        vectors=bound.vectors.numpy(),
-        present=bound.present.numpy(),
-    ).save(made["item_map"])
+    tiny.item_map().save(made["item_map"])
     tiny.sequences(24).save(made["sequences"] / "regular")
     write_json(
         made["tuning"] / "settings.json",

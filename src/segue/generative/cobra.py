@@ -46,11 +46,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.decoding.trie import Trie
-from segue.errors import BindingError, ConfigurationError, DataError
-from segue.generative.binding import checked
+from segue.errors import ConfigurationError, DataError
+from segue.generative.binding import CodebookModel, learnable, mean_weights
 from segue.generative.contrastive import catalogue_cross_entropy
-from segue.generative.layers import ContentProjection, join_histories, rotated, zero_embedding, zero_linear
+from segue.generative.layers import (
+    ContentProjection,
+    child_log_probs,
+    code_tokens,
+    join_histories,
+    rotated,
+    zero_embedding,
+    zero_linear,
+)
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
 from segue.training.ops import causal_attention
@@ -72,14 +79,7 @@ class CobraContext:
         return len(self.state)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    items: BoundItems
-    trie: Trie
-    active: Tensor  # [A] item indices
-
-
-class CobraModel(nn.Module):
+class CobraModel(CodebookModel):
     """Implements :class:`segue.protocols.TrainableRecommender` and a dense head. d is ``settings.dimensions``,
     K the number of levels but one."""
 
@@ -95,17 +95,15 @@ class CobraModel(nn.Module):
         level_sizes: Sequence[int],
         content_dimensions: int,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            settings, codebook_id=codebook_id, level_sizes=level_sizes, content_dimensions=content_dimensions
+        )
         if settings.dense_weight == 0:
             raise ConfigurationError(
                 "generative.dense_weight is 0: COBRA tells items of one ID apart by their dense vectors, "
                 "so give it a weight above 0"
             )
         width = settings.dimensions
-        self.settings = settings
-        self.codebook_id = codebook_id
-        self.level_sizes = tuple(int(size) for size in level_sizes)
-        self.content_dimensions = content_dimensions
         sparse = self.level_sizes[:-1]
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.missing = nn.Parameter(torch.zeros(content_dimensions))
@@ -121,42 +119,11 @@ class CobraModel(nn.Module):
         self.say_code = nn.ModuleList(zero_linear(width, size) for size in sparse)
         self.dense_after_codes = nn.Linear(width, width)
         self.dense_after_history = nn.Linear(width, width)
-        self._bound: _Bound | None = None
         self._cache: Tensor | None = None
 
-    # Binding.
-
     def bind(self, items: BoundItems) -> None:
-        """Build the trie. Raises BindingError for another codebook, other level sizes or another content's
-        width."""
-        items = checked(
-            items,
-            codebook_id=self.codebook_id,
-            level_sizes=self.level_sizes,
-            content_dimensions=self.content_dimensions,
-            device=self.start.device,
-        )
-        trie = Trie.build(items.codes, self.level_sizes, items.active)
-        self._bound = _Bound(items, trie, torch.nonzero(items.active).flatten())
+        super().bind(items)
         self._cache = None
-
-    def adopt(self, items: Tensor) -> None:
-        """Nothing: there are no parameters of single items."""
-
-    @property
-    def max_length(self) -> int:
-        return self.settings.max_length
-
-    @property
-    def trie(self) -> Trie:
-        """Of the items that the model is bound to."""
-        return self._tables.trie
-
-    @property
-    def _tables(self) -> _Bound:
-        if self._bound is None:
-            raise BindingError("the model is bound to no items: call bind first")
-        return self._bound
 
     def train(self, mode: bool = True) -> CobraModel:
         self._cache = None  # weights may change
@@ -179,7 +146,7 @@ class CobraModel(nn.Module):
         """[N, d]: made anew in every training step, once when serving."""
         if not (self.training or torch.is_grad_enabled()) and self._cache is not None:
             return self._cache
-        items = self._tables.items
+        items = self.bound
         content = torch.where(items.present.unsqueeze(-1), items.vectors, self.missing)
         vectors = F.normalize(self.dense_encoder(content).float(), dim=-1)
         if not (self.training or torch.is_grad_enabled()):
@@ -188,15 +155,11 @@ class CobraModel(nn.Module):
 
     def _code_tokens(self, codes: Tensor) -> Tensor:
         """[..., l, d] of codes [..., l] at the first l levels."""
-        count = codes.shape[-1]
-        parts = [table(codes[..., level]) for level, table in enumerate(self.codes[:count])]
-        if not parts:
-            return self.kinds.new_zeros((*codes.shape, self.kinds.shape[-1]))
-        return torch.stack(parts, dim=-2) + self.kinds[:count]
+        return code_tokens(self.codes, self.kinds, codes)
 
     def _tokens(self, items: Tensor, vectors: Tensor) -> Tensor:
         """[B, T (K + 1), d]: the codes of each event and its dense vector, of ``vectors`` [N, d]."""
-        codes = self._code_tokens(self._tables.items.codes[items][..., :-1])
+        codes = self._code_tokens(self.bound.codes[items][..., :-1])
         dense = self.read_dense(F.embedding(items, vectors)) + self.kinds[-1]
         return torch.cat([codes, dense.unsqueeze(2).to(codes.dtype)], dim=2).flatten(1, 2)
 
@@ -219,7 +182,7 @@ class CobraModel(nn.Module):
         histories: HistoryBatch,
         context: Sequence[dict[str, str]] | None = None,  # noqa: ARG002  # this model reads no context
     ) -> CobraContext:
-        batch = histories.to(self.start.device)
+        batch = histories.to(self.device)
         states, memory = self._read(batch, self.item_vectors())
         last = batch.lengths * (self._sparse + 1)
         row = torch.arange(len(states), device=states.device)
@@ -227,7 +190,7 @@ class CobraModel(nn.Module):
 
     def append(self, context: CobraContext, events: HistoryBatch) -> CobraContext:
         """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
-        device = self.start.device
+        device = self.device
         return self.encode(join_histories(context.histories, events.to(device), self.settings.max_length))
 
     # The decoder, over what may follow.
@@ -250,9 +213,7 @@ class CobraModel(nn.Module):
 
     def _code_log_probs(self, states: Tensor, nodes: Tensor, depth: int) -> Tensor:
         """[..., level_size] over the children of ``nodes`` [...], from states [..., d]; -inf elsewhere."""
-        exists = self.trie.children_mask(nodes, depth)
-        logits: Tensor = self.say_code[depth](states)
-        return logits.float().masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
+        return child_log_probs(self.say_code[depth](states), self.trie, nodes, depth)
 
     def _leaf_log_probs(self, states: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., C] of the items below the IDs ``nodes`` [...], the leaves, and whether they exist."""
@@ -287,7 +248,7 @@ class CobraModel(nn.Module):
 
     def log_likelihood(self, context: CobraContext, items: Tensor) -> Tensor:
         """Items that are not in the trie have -inf."""
-        items = items.to(self.start.device)
+        items = items.to(self.device)
         sparse, dense = self._two_factors(context, items)
         return (sparse + dense).masked_fill(self.trie.leaf_of[items] < 0, -torch.inf)
 
@@ -310,7 +271,7 @@ class CobraModel(nn.Module):
 
         An item that is not in the trie has -inf, and its ID no part in the beam.
         """
-        items = items.to(self.start.device)
+        items = items.to(self.device)
         known = self.trie.leaf_of[items] >= 0
         tau = self.settings.cobra.tau if tau is None else tau
         sparse, dense = self._two_factors(context, items)
@@ -347,11 +308,8 @@ class CobraModel(nn.Module):
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``code``: NLL of the K codes; ``dense``: cross entropy of the vector that follows them; ``retrieval``:
         of the one from the history alone. In nats an event; ``dense_weight`` weighs the latter two."""
-        batch = batch.to(self.start.device)
-        place = torch.arange(batch.items.shape[1], device=batch.items.device)
-        counted = (place < batch.lengths.unsqueeze(1)) & (self.trie.leaf_of[batch.items] >= 0)
-        weights = counted.float().flatten()
-        weights = weights / weights.sum().clamp(min=1)
+        batch = batch.to(self.device)
+        weights = mean_weights(learnable(self.trie, batch))
         targets = batch.items.flatten()
         # State j of event t: after its first j codes. The last token, a dense vector, begins no event.
         vectors = self.item_vectors()
@@ -368,7 +326,7 @@ class CobraModel(nn.Module):
             ("retrieval", self.dense_after_history, states[:, 0]),
         ):
             user = self._direction(projection, state) / self.settings.dense_temperature
-            losses = catalogue_cross_entropy(user, vectors, self._tables.active, targets)
+            losses = catalogue_cross_entropy(user, vectors, self.active, targets)
             parts[name] = (losses * weights).sum()
         dense = parts["dense"] + parts["retrieval"]
         total = self.settings.code_weight * code + self.settings.dense_weight * dense

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,8 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segue.decoding.trie import Trie, mixed_radix
-from segue.errors import BindingError
-from segue.generative.binding import checked
+from segue.generative.binding import CodebookModel, learnable, mean_weights
 from segue.generative.contrastive import catalogue_cross_entropy
 from segue.generative.layers import (
     TIME_BUCKETS,
@@ -65,18 +64,6 @@ class HouseContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
-    """What follows from the items alone; nothing of it is saved with the weights."""
-
-    items: BoundItems
-    trie: Trie
-    active: Tensor  # [A] item indices
-    identity: Tensor  # [N] int64: each item's row among the identities, -1 where it has none
-    owners: list[Tensor]  # L of [n_(d+1)] int64: the parent of each node
-    log_counts: list[Tensor]  # L of [n_(d+1)]: of the items below each node
-
-
-@dataclass(frozen=True, slots=True)
 class _Tables:
     """What follows from the items and the weights: made anew in every training step, once when serving."""
 
@@ -87,7 +74,7 @@ class _Tables:
     parents: list[Tensor]  # L - 1 of [n_(d+1), d]: what the head is told of the prefix
 
 
-class HouseModel(nn.Module):
+class HouseModel(CodebookModel):
     """Implements :class:`segue.protocols.TrainableRecommender`. d is ``settings.dimensions``."""
 
     identity_keys: Tensor  # [I] int64, ascending: the codes of each item with an identity, as one number
@@ -100,12 +87,10 @@ class HouseModel(nn.Module):
         level_sizes: Sequence[int],
         content_dimensions: int,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            settings, codebook_id=codebook_id, level_sizes=level_sizes, content_dimensions=content_dimensions
+        )
         width = settings.dimensions
-        self.settings = settings
-        self.codebook_id = codebook_id
-        self.level_sizes = tuple(int(size) for size in level_sizes)
-        self.content_dimensions = content_dimensions
         coded = self.level_sizes[:-1]  # the last level only tells neighbours apart: its codes mean nothing
         self.missing = nn.Parameter(torch.zeros(content_dimensions))
         self.tower = Tower(settings, coded, content_dimensions, identities=True)
@@ -122,15 +107,20 @@ class HouseModel(nn.Module):
             torch.full((len(self.level_sizes),), -math.log(settings.code_temperature))
         )
         self.count_weights = nn.Parameter(torch.ones(len(self.level_sizes)))
-        self._bound: Binding | None = None
+        # What follows from the bound items alone.
+        self._owners: list[Tensor] = []  # L of [n_(d+1)] int64: the parent of each node
+        self._log_counts: list[Tensor] = []  # L of [n_(d+1)]: of the items below each node
+        self._identity = torch.zeros(
+            0, dtype=torch.int64
+        )  # [N]: each item's row among the identities, -1: none
         self._cache: _Tables | None = None
 
     # Binding.
 
     def adopt(self, items: Tensor) -> None:
         """Give the bound ``items`` ([N] bool) identities, before the model is trained on them."""
-        bound = self._binding.items
-        keys = mixed_radix(bound.codes[items.to(bound.codes.device)], self.level_sizes).sort().values
+        bound = self.bound
+        keys = mixed_radix(bound.codes[items.to(self.device)], self.level_sizes).sort().values
         self.identity_keys = keys
         for place, tower in enumerate(self._towers()):
             tower.adopt(len(keys), seed=self.settings.seed * 2 + place)
@@ -141,48 +131,15 @@ class HouseModel(nn.Module):
 
     def _find_identities(self) -> None:
         """Of the bound items, by their codes."""
-        bound = self._binding
-        rows = _rows_of(mixed_radix(bound.items.codes, self.level_sizes), self.identity_keys)
-        self._bound = replace(bound, identity=rows)
+        self._identity = _rows_of(mixed_radix(self.bound.codes, self.level_sizes), self.identity_keys)
         self._cache = None
 
     def bind(self, items: BoundItems) -> None:
-        """Derive the trie, and find each item's identity by its codes.
-
-        Raises BindingError for another codebook, other level sizes, or vectors of another width.
-        """
-        items = checked(
-            items,
-            codebook_id=self.codebook_id,
-            level_sizes=self.level_sizes,
-            content_dimensions=self.content_dimensions,
-            device=self.missing.device,
-        )
-        trie = Trie.build(items.codes, self.level_sizes, items.active)
-        self._bound = Binding(
-            items,
-            trie,
-            torch.nonzero(items.active).flatten(),
-            identity=torch.empty(0),
-            owners=[trie.parents(depth) for depth in range(1, trie.levels + 1)],
-            log_counts=[torch.diff(ranges).log() for ranges in trie.leaf_ranges[1:]],
-        )
+        super().bind(items)
+        trie = self.trie
+        self._owners = [trie.parents(depth) for depth in range(1, trie.levels + 1)]
+        self._log_counts = [torch.diff(ranges).log() for ranges in trie.leaf_ranges[1:]]
         self._find_identities()
-
-    @property
-    def max_length(self) -> int:
-        return self.settings.max_length
-
-    @property
-    def trie(self) -> Trie:
-        """Of the items that the model is bound to."""
-        return self._binding.trie
-
-    @property
-    def _binding(self) -> Binding:
-        if self._bound is None:
-            raise BindingError("the model is bound to no items: call bind first")
-        return self._bound
 
     def train(self, mode: bool = True) -> HouseModel:
         self._cache = None  # weights may change
@@ -192,10 +149,10 @@ class HouseModel(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """As many identities as were saved; which bound items they are of is found anew."""
         keys = state_dict.get(f"{prefix}identity_keys")
-        others = keys is not None and not torch.equal(keys.to(self.missing.device), self.identity_keys)
+        others = keys is not None and not torch.equal(keys.to(self.device), self.identity_keys)
         # As many: they are written over in place, because an optimizer may hold these very parameters.
         if keys is not None and len(keys) != len(self.identity_keys):
-            self.identity_keys = torch.zeros_like(keys, device=self.missing.device)
+            self.identity_keys = torch.zeros_like(keys, device=self.device)
             for tower in self._towers():
                 tower.adopt(len(keys), seed=0)
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -213,16 +170,16 @@ class HouseModel(nn.Module):
         return self._cache
 
     def _derived(self) -> _Tables:
-        bound = self._binding
-        content = torch.where(bound.items.present.unsqueeze(-1), bound.items.vectors, self.missing)
-        raw = code_raw = self.tower.items(content, bound)
+        items, trie = self.bound, self.trie
+        content = torch.where(items.present.unsqueeze(-1), items.vectors, self.missing)
+        raw = code_raw = self.tower.items(content, items.codes, self._identity)
         vectors = code_vectors = F.normalize(raw, dim=-1)
         if self.code_tower is not None:
-            code_raw = self.code_tower.items(content, bound)
+            code_raw = self.code_tower.items(content, items.codes, self._identity)
             code_vectors = F.normalize(code_raw, dim=-1)
-        means = _means_upwards(code_vectors[bound.trie.items], bound)
+        means = _means_upwards(code_vectors[trie.items], trie, self._owners)
         nodes = [
-            mean + table(bound.trie.codes[depth]).float()
+            mean + table(trie.codes[depth]).float()
             for depth, (mean, table) in enumerate(zip(means, self.node_codes, strict=False))
         ]
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
@@ -241,14 +198,14 @@ class HouseModel(nn.Module):
         histories: HistoryBatch,
         context: Sequence[dict[str, str]] | None = None,  # noqa: ARG002  # this model reads no context
     ) -> HouseContext:
-        batch = histories.to(self.missing.device)
+        batch = histories.to(self.device)
         hidden, code_hidden = self._hidden(batch, self._tables())
         rows = torch.arange(len(hidden), device=hidden.device)
         return HouseContext(batch, hidden[rows, batch.lengths], code_hidden[rows, batch.lengths])
 
     def append(self, context: HouseContext, events: HistoryBatch) -> HouseContext:
         """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
-        events = events.to(self.missing.device)
+        events = events.to(self.device)
         return self.encode(join_histories(context.histories, events, self.settings.max_length))
 
     # The code head.
@@ -268,7 +225,7 @@ class HouseModel(nn.Module):
 
     def log_likelihood(self, context: HouseContext, items: Tensor) -> Tensor:
         """Items that are not in the trie have -inf."""
-        items = items.to(self.missing.device)
+        items = items.to(self.device)
         path, tables = self.trie.ancestors(items), self._tables()
         if items.device.type == "cpu":
             parts = [
@@ -324,7 +281,7 @@ class HouseModel(nn.Module):
             logits = torch.einsum(
                 "...d,...cd->...c", query, F.embedding(child - first, vectors).to(query.dtype)
             )
-        logits = logits.float() + self.count_weights[depth] * self._binding.log_counts[depth][child]
+        logits = logits.float() + self.count_weights[depth] * self._log_counts[depth][child]
         return logits.masked_fill(~exists, -torch.inf).log_softmax(dim=-1), child, exists
 
     # The dense head.
@@ -345,11 +302,9 @@ class HouseModel(nn.Module):
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``code``: NLL of the L codes; ``dense``: cross entropy over the catalogue; both in nats an
         event."""
-        batch = batch.to(self.missing.device)
+        batch = batch.to(self.device)
         tables = self._tables()
-        inside = torch.arange(batch.items.shape[1], device=batch.items.device) < batch.lengths.unsqueeze(1)
-        weights = (inside & (self.trie.leaf_of[batch.items] >= 0)).float().flatten()
-        weights = weights / weights.sum().clamp(min=1)
+        weights = mean_weights(learnable(self.trie, batch))
         # Padded positions are computed and weighted by zero: shapes stay few, and nothing waits for a count.
         hidden, code_hidden = (each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables))
         targets = batch.items.flatten()
@@ -357,7 +312,7 @@ class HouseModel(nn.Module):
         total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
             user = self._user(hidden) / self.settings.dense_temperature
-            losses = catalogue_cross_entropy(user, tables.items, self._binding.active, targets)
+            losses = catalogue_cross_entropy(user, tables.items, self.active, targets)
             parts["dense"] = (losses * weights).sum()
             total = total + self.settings.dense_weight * parts["dense"]
         return {"total": total, **parts}
@@ -378,14 +333,14 @@ class HouseModel(nn.Module):
         return torch.cat(losses)[order.argsort()]
 
 
-def _means_upwards(leaves: Tensor, bound: Binding) -> list[Tensor]:
+def _means_upwards(leaves: Tensor, trie: Trie, owners: list[Tensor]) -> list[Tensor]:
     """For depths 1 … L: [n_d, d], the mean of the ``leaves`` [n_L, d] below each node."""
     sums = [leaves]
-    for owner, ranges in zip(reversed(bound.owners[1:]), reversed(bound.trie.leaf_ranges[1:-1]), strict=True):
+    for owner, ranges in zip(reversed(owners[1:]), reversed(trie.leaf_ranges[1:-1]), strict=True):
         sums.insert(0, leaves.new_zeros(len(ranges) - 1, leaves.shape[1]).index_add(0, owner, sums[0]))
     return [
         total / torch.diff(ranges).unsqueeze(1)
-        for total, ranges in zip(sums, bound.trie.leaf_ranges[1:], strict=True)
+        for total, ranges in zip(sums, trie.leaf_ranges[1:], strict=True)
     ]
 
 
@@ -427,17 +382,17 @@ class Tower(nn.Module):
             made = torch.randn(count, self.settings.dimensions, generator=torch.Generator().manual_seed(seed))
             self.identity = nn.Parameter((made * _INITIAL).to(self.start.device))
 
-    def items(self, content: Tensor, bound: Binding) -> Tensor:
-        """[N, d] of the bound items, whose content is [N, D]."""
+    def items(self, content: Tensor, codes: Tensor, identity: Tensor) -> Tensor:
+        """[N, d] of items with content [N, D], codes [N, L] and these rows [N] of the identities (-1: none)."""
         total: Tensor = self.content(content * self.settings.content_scale).float()
         for level, table in enumerate(self.codes):
-            total = total + table(bound.items.codes[:, level])
+            total = total + table(codes[:, level])
         if self.identity is None or not len(self.identity):
             return total
-        known = bound.identity >= 0
+        known = identity >= 0
         if self.training and self.settings.identity_dropout:
             known = known & (torch.rand(len(known), device=known.device) >= self.settings.identity_dropout)
-        own = F.embedding(bound.identity.clamp(min=0), self.identity)
+        own = F.embedding(identity.clamp(min=0), self.identity)
         return total + own * known.unsqueeze(-1)
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:

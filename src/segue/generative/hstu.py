@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segue.errors import ConfigurationError, DataError
+from segue.generative.binding import draw, learnable
 from segue.generative.house import HouseContext, HouseModel, Tower
 from segue.generative.layers import TIME_BUCKETS, time_bucket
 from segue.generative.settings import GenerativeSettings
@@ -178,15 +179,10 @@ class HstuModel(HouseModel):
     def _ranking_loss(self, batch: HistoryBatch) -> Tensor:
         """Cross entropy of each target among itself and negatives, which see what the target sees."""
         chosen = self.settings.hstu
-        place = torch.arange(batch.items.shape[1], device=batch.items.device)
-        valid = (place < batch.lengths.unsqueeze(1)) & (self.trie.leaf_of[batch.items] >= 0)
-        order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, -1.0)
-        places = order.topk(min(chosen.ranking_targets, valid.shape[1]), dim=1).indices  # [B, P]
-        drawn = valid.gather(1, places)
         # Each draw stands for as many events, so that this is a mean over events, as micro-batches take it to be.
-        weights = valid.sum(dim=1, keepdim=True) / drawn.sum(dim=1, keepdim=True).clamp(min=1) * drawn
+        places, _, weights = draw(learnable(self.trie, batch), chosen.ranking_targets)
         targets = batch.items.gather(1, places).unsqueeze(2)
-        active = self._binding.active
+        active = self.active
         shape = (*places.shape, chosen.ranking_negatives)
         negatives = active[torch.randint(len(active), shape, device=active.device)]
         asked = torch.cat([targets, negatives], dim=2)  # [B, P, 1 + n]

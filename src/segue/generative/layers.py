@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segue.decoding.trie import Trie
 from segue.protocols import HistoryBatch
 
 TIME_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
@@ -68,6 +69,22 @@ def attention(
         scores = scores.masked_fill(~seen, -torch.inf)
     result: Tensor = scores.softmax(dim=-1).to(value.dtype) @ value
     return result
+
+
+def code_tokens(tables: nn.ModuleList, offsets: Tensor, codes: Tensor) -> Tensor:
+    """[..., l, d] inputs of codes [..., l] at the first l levels: each level's table, and its row of ``offsets``."""
+    count = codes.shape[-1]
+    if not count:
+        return offsets.new_zeros((*codes.shape, offsets.shape[-1]))
+    parts = [tables[level](codes[..., level]) for level in range(count)]
+    return torch.stack(parts, dim=-2) + offsets[:count]
+
+
+def child_log_probs(logits: Tensor, trie: Trie, nodes: Tensor, depth: int) -> Tensor:
+    """[..., level_size] of ``logits`` [..., level_size], normalised over the children of ``nodes`` [...]; -inf
+    elsewhere."""
+    exists = trie.children_mask(nodes, depth)
+    return logits.float().masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
 
 
 def rotary_angles(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -38,12 +38,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.decoding.trie import Trie
-from segue.errors import BindingError
-from segue.generative.binding import checked
-from segue.generative.layers import attention, join_histories, zero_embedding, zero_linear
+from segue.generative.binding import CodebookModel, draw, learnable
+from segue.generative.layers import (
+    attention,
+    child_log_probs,
+    code_tokens,
+    join_histories,
+    zero_embedding,
+    zero_linear,
+)
 from segue.generative.settings import GenerativeSettings
-from segue.protocols import BoundItems, HistoryBatch
+from segue.protocols import HistoryBatch
 
 _Memory = tuple[Tensor, Tensor]  # keys and values, [B, H, S, d / H] each
 
@@ -60,7 +65,7 @@ class TigerContext:
         return len(self.inside)
 
 
-class TigerModel(nn.Module):
+class TigerModel(CodebookModel):
     """Implements :class:`segue.protocols.TrainableRecommender`. d is ``settings.dimensions``.
 
     ``settings.layers`` counts the layers of the encoder, and again those of the decoder.
@@ -86,12 +91,10 @@ class TigerModel(nn.Module):
         level_sizes: Sequence[int],
         content_dimensions: int,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            settings, codebook_id=codebook_id, level_sizes=level_sizes, content_dimensions=content_dimensions
+        )
         width = settings.dimensions
-        self.settings = settings
-        self.codebook_id = codebook_id
-        self.level_sizes = tuple(int(size) for size in level_sizes)
-        self.content_dimensions = content_dimensions
         self.codes = nn.ModuleList(zero_embedding(size, width) for size in self.level_sizes)
         self.levels = nn.Parameter(torch.randn(len(self.level_sizes), width) * 0.02)
         self.read_start = nn.Parameter(torch.randn(width) * 0.02)
@@ -106,58 +109,19 @@ class TigerModel(nn.Module):
         self.decoder_norm = nn.RMSNorm(width)
         self.dropout = nn.Dropout(settings.dropout)
         self.out = nn.ModuleList(zero_linear(width, size, bias=False) for size in self.level_sizes)
-        self._items: BoundItems | None = None
-        self._trie: Trie | None = None
-
-    # Binding.
-
-    def bind(self, items: BoundItems) -> None:
-        """Build the trie. Raises BindingError for another codebook, other level sizes or another content's
-        width."""
-        self._items = checked(
-            items,
-            codebook_id=self.codebook_id,
-            level_sizes=self.level_sizes,
-            content_dimensions=self.content_dimensions,
-            device=self.read_start.device,
-        )
-        self._trie = Trie.build(self._items.codes, self.level_sizes, self._items.active)
-
-    def adopt(self, items: Tensor) -> None:
-        """Nothing: there are no parameters of single items."""
-
-    @property
-    def max_length(self) -> int:
-        return self.settings.max_length
-
-    @property
-    def trie(self) -> Trie:
-        """Of the items that the model is bound to."""
-        if self._trie is None:
-            raise BindingError("the model is bound to no items: call bind first")
-        return self._trie
-
-    @property
-    def bound(self) -> BoundItems:
-        if self._items is None:
-            raise BindingError("the model is bound to no items: call bind first")
-        return self._items
 
     # The encoder.
 
     def _tokens(self, codes: Tensor) -> Tensor:
         """[..., l, d] inputs of codes [..., l] at the first l levels."""
-        parts = [table(codes[..., level]) for level, table in enumerate(self.codes[: codes.shape[-1]])]
-        if not parts:
-            return self.levels.new_zeros((*codes.shape, self.levels.shape[-1]))
-        return torch.stack(parts, dim=-2) + self.levels[: codes.shape[-1]]
+        return code_tokens(self.codes, self.levels, codes)
 
     def encode(
         self,
         histories: HistoryBatch,
         context: Sequence[dict[str, str]] | None = None,  # noqa: ARG002  # this model reads no context
     ) -> TigerContext:
-        batch = histories.to(self.read_start.device)
+        batch = histories.to(self.device)
         levels = len(self.level_sizes)
         tokens = self._tokens(self.bound.codes[batch.items]).flatten(1, 2)  # [B, T L, d]
         start = self._first(batch).unsqueeze(1).to(tokens.dtype)
@@ -184,7 +148,7 @@ class TigerModel(nn.Module):
 
     def append(self, context: TigerContext, events: HistoryBatch) -> TigerContext:
         """Recomputed over the newest ``max_length`` events: every token of the encoder sees every other."""
-        device = self.read_start.device
+        device = self.device
         joined = join_histories(context.histories, events.to(device), self.settings.max_length)
         return self.encode(replace(joined, users=context.histories.users))
 
@@ -203,9 +167,7 @@ class TigerModel(nn.Module):
 
     def _log_probs(self, states: Tensor, nodes: Tensor, depth: int) -> Tensor:
         """[..., level_size] over the children of ``nodes`` [...], from states [..., d]; -inf elsewhere."""
-        exists = self.trie.children_mask(nodes, depth)
-        logits: Tensor = self.out[depth](states)
-        return logits.float().masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
+        return child_log_probs(self.out[depth](states), self.trie, nodes, depth)
 
     def next_code_log_probs(self, context: TigerContext, prefix: Tensor) -> Tensor:
         depth = prefix.shape[-1]
@@ -217,7 +179,7 @@ class TigerModel(nn.Module):
 
     def log_likelihood(self, context: TigerContext, items: Tensor) -> Tensor:
         """Items that are not in the trie have -inf."""
-        items = items.to(self.read_start.device)
+        items = items.to(self.device)
         total = self._path_log_probs(context, items)
         return total.masked_fill(self.trie.leaf_of[items] < 0, -torch.inf)
 
@@ -237,7 +199,7 @@ class TigerModel(nn.Module):
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``code``: NLL of the L codes, in nats an event; of the events that are drawn."""
-        batch = batch.to(self.read_start.device)
+        batch = batch.to(self.device)
         rows, places, weights = self._drawn(batch)
         width = max(1, int(places.max()))
         column = torch.arange(width, device=places.device)
@@ -255,13 +217,7 @@ class TigerModel(nn.Module):
 
     def _drawn(self, batch: HistoryBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Rows and places [M] of the events to predict, and how much each counts; the sum is 1."""
-        place = torch.arange(batch.items.shape[1], device=batch.items.device)
-        inside = place < batch.lengths.unsqueeze(1)
-        valid = inside & (self.trie.leaf_of[batch.items] >= 0)  # [B, T]
-        order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, -1.0)
-        places = order.topk(min(self.settings.tiger.targets, valid.shape[1]), dim=1).indices  # [B, K]
-        drawn = valid.gather(1, places)
-        weights = valid.sum(dim=1, keepdim=True) / drawn.sum(dim=1, keepdim=True).clamp(min=1) * drawn
+        places, drawn, weights = draw(learnable(self.trie, batch), self.settings.tiger.targets)
         weights = weights / weights.sum().clamp(min=1)
         rows = torch.arange(len(places), device=places.device).unsqueeze(1).expand_as(places)
         if bool(drawn.any()):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from segue.data.sequences import Sequences
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
+from segue.generative.binding import learnable
 from segue.generative.path import GenerativePath, fused
 from segue.generative.registry import unread_settings
 from segue.generative.settings import GenerativeSettings, TuningSettings
@@ -121,14 +122,7 @@ def events_of(model: TrainableRecommender) -> EventCount:
     if own is not None:
         return own
 
-    def speakable(batch: HistoryBatch) -> Tensor:
-        items = batch.items.to(model.trie.leaf_of.device)
-        inside = torch.arange(items.shape[1], device=items.device) < batch.lengths.to(items.device).unsqueeze(
-            1
-        )
-        return (inside & (model.trie.leaf_of[items] >= 0)).sum()
-
-    return speakable
+    return lambda batch: learnable(model.trie, batch.to(model.trie.leaf_of.device)).sum()
 
 
 def _validator(model: TrainableRecommender, items: BoundItems, sequences: Sequences) -> Callable[[], float]:

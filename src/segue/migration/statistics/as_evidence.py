@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from segue.migration.evidence import Evidence, EvidenceKind
 from segue.migration.statistics.interval import ConfidenceSequence
@@ -29,7 +30,8 @@ def online_evidence(
 
     Bounds that are not defined yet (NaN) become null: a gate sees them as non-finite and holds.
     """
-    return Evidence(
+    return _evidence(
+        sequence,
         kind=kind,
         metric=metric,
         slice=slice,
@@ -38,18 +40,10 @@ def online_evidence(
         recipe_a=recipe_a,
         recipe_b=recipe_b,
         bundle=bundle,
-        unit="user",
-        interval="confidence_sequence",
-        estimate=sequence.estimate,
-        low=sequence.low,
-        high=sequence.high,
-        confidence=sequence.confidence,
-        n=sequence.n,
         protocol=sequence.protocol,
         dataset=dataset,
         snapshot=snapshot,
         code_version=code_version,
-        sd=sequence.sd,
         measured_at=measured_at.isoformat(),
     )
 
@@ -70,19 +64,13 @@ def off_policy_evidence(
     A function of the log alone: it carries no time.
     """
     sequence = found.interval
-    return Evidence(
+    return _evidence(
+        sequence,
         kind="offline",
         metric=f"{found.estimator.value}_{metric}",
         slice=slice,
         path_a=path_a,
         recipe_a=recipe_a,
-        unit="user",
-        interval="confidence_sequence",
-        estimate=sequence.estimate,
-        low=sequence.low,
-        high=sequence.high,
-        confidence=sequence.confidence,
-        n=sequence.n,
         protocol=(
             f"off-policy {found.estimator.value}, effective sample size {found.effective_sample_size:.0f} "
             f"decisions or {found.effective_users:.0f} users, mean weight {found.mean_weight:.3f}; {sequence.protocol}"
@@ -90,5 +78,19 @@ def off_policy_evidence(
         dataset=dataset,
         snapshot=snapshot,
         code_version=code_version,
+    )
+
+
+def _evidence(sequence: ConfidenceSequence, **about: Any) -> Evidence:
+    """The figures of ``sequence``, which are over users, and what they are about."""
+    return Evidence(
+        unit="user",
+        interval="confidence_sequence",
+        estimate=sequence.estimate,
+        low=sequence.low,
+        high=sequence.high,
+        confidence=sequence.confidence,
+        n=sequence.n,
         sd=sequence.sd,
+        **about,
     )
