@@ -286,7 +286,10 @@ def _importance(study: optuna.Study, seed: int) -> dict[str, float]:
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=_FINISHED)
+    """By index: what was cut short is finished under a later number of Optuna's, but stays the trial that it was."""
+    return sorted(
+        study.get_trials(deepcopy=False, states=_FINISHED), key=lambda trial: trial.user_attrs[_INDEX]
+    )
 
 
 def _value(trial: FrozenTrial) -> float:
