@@ -20,7 +20,7 @@ from segue.cascade.alignment import load_item_ids, save_item_ids
 from segue.cascade.settings import SasrecSettings
 from segue.errors import ArtifactError
 from segue.protocols import HistoryBatch
-from segue.training.ops import causal_attention, full_softmax
+from segue.training.ops import Dropout, causal_attention, full_softmax
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -29,14 +29,13 @@ CONFIG = "config.json"
 class Block(nn.Module):
     """Self-attention and a point-wise feed-forward network (section III.B, eqs. 2-5), pre-norm, with dropout.
 
-    Dropout acts on what each sub-layer returns, not inside it as in the paper: drawing the masks was a
-    quarter of a step on a CPU.
+    Dropout acts on what each sub-layer returns, not inside it as in the paper.
     """
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.attention_norm = nn.LayerNorm(dimensions)
         self.query_key_value = nn.Linear(dimensions, 3 * dimensions)
         self.attention_out = nn.Linear(dimensions, dimensions)
@@ -51,9 +50,9 @@ class Block(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4)
         mixed = causal_attention(query, key, value)
         mixed = self.attention_out(mixed.transpose(1, 2).reshape(rows, width, dimensions))
-        x = x + F.dropout(mixed, self.dropout, self.training)
+        x = x + self.dropout(mixed)
         hidden = self.feed_forward_out(F.relu(self.feed_forward_in(self.feed_forward_norm(x))))
-        return x + F.dropout(hidden, self.dropout, self.training)
+        return x + self.dropout(hidden)
 
 
 class Sasrec(nn.Module):
@@ -75,6 +74,7 @@ class Sasrec(nn.Module):
         self.settings = settings
         self.item_embedding = nn.Embedding(items, settings.dimensions)
         self.position_embedding = nn.Embedding(settings.max_length, settings.dimensions)
+        self.dropout = Dropout(settings.dropout)
         self.blocks = nn.ModuleList(
             Block(settings.dimensions, settings.heads, settings.dropout) for _ in range(settings.layers)
         )
@@ -105,7 +105,7 @@ class Sasrec(nn.Module):
         positions = self.settings.max_length - lengths[:, None] + torch.arange(width, device=items.device)
         positions = positions.clamp(max=self.settings.max_length - 1)  # beyond the end: padding, never read
         x = self._embedded(items) * self.settings.dimensions**0.5 + self.position_embedding(positions)
-        x = F.dropout(x, self.settings.dropout, self.training)
+        x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
         normed: Tensor = self.final_norm(x)

@@ -60,7 +60,7 @@ from segue.generative.layers import (
 )
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
-from segue.training.ops import causal_attention
+from segue.training.ops import Dropout, causal_attention
 
 _LEAVES_A_CHILD = 64  # leaves for each item below an ID, up to which all of them are scored and some taken
 _Memory = tuple[Tensor, Tensor]  # rotated keys, and values, [B, H, S, d / H] each
@@ -115,7 +115,7 @@ class CobraModel(CodebookModel):
             _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.say_code = nn.ModuleList(zero_linear(width, size) for size in sparse)
         self.dense_after_codes = nn.Linear(width, width)
         self.dense_after_history = nn.Linear(width, width)
@@ -354,7 +354,7 @@ class _Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.before_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def read(self, hidden: Tensor, place: Tensor) -> tuple[Tensor, _Memory]:
         """[B, S, d] at ``place`` [S], and its keys and values."""

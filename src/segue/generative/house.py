@@ -43,7 +43,7 @@ from segue.generative.layers import (
 )
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
-from segue.training.ops import causal_attention
+from segue.training.ops import Dropout, causal_attention
 
 _ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children in training
 _INITIAL = 0.02  # standard deviation of embeddings before training
@@ -272,7 +272,7 @@ class HouseModel(CodebookModel):
             first = int(child.min())
             vectors = vectors[first : int(child.max()) + 1]
         if depth == 0:
-            logits = F.linear(query, vectors[child.reshape(-1, child.shape[-1])[0]])
+            logits = F.linear(query, vectors)  # the root's children are all nodes, in their order
         elif len(vectors) <= (
             _ALL_NODES if torch.is_grad_enabled() else _NODES_A_CHILD * self.trie.most_children[depth]
         ):
@@ -305,9 +305,14 @@ class HouseModel(CodebookModel):
         batch = batch.to(self.device)
         tables = self._tables()
         weights = mean_weights(learnable(self.trie, batch))
-        # Padded positions are computed and weighted by zero: shapes stay few, and nothing waits for a count.
         hidden, code_hidden = (each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables))
         targets = batch.items.flatten()
+        if hidden.device.type == "cpu":
+            # An accelerator scores padded positions too, weighted by zero, and waits for no count.
+            real = weights.nonzero().squeeze(1) if weights.any() else torch.arange(len(weights))
+            targets, weights = targets[real], weights[real]
+            hidden = hidden[real]
+            code_hidden = hidden if self.code_tower is None else code_hidden[real]
         parts = {"code": (self._code_losses(code_hidden, targets, tables) * weights).sum()}
         total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
@@ -373,7 +378,7 @@ class Tower(nn.Module):
             _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         nn.init.normal_(self.gaps.weight, std=_INITIAL)
 
     def adopt(self, count: int, *, seed: int) -> None:
@@ -421,7 +426,7 @@ class _Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.before_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         batch, length, width = hidden.shape
@@ -442,7 +447,7 @@ class _CodeHead(nn.Module):
         self.levels = nn.Embedding(levels, width)
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+            nn.Linear(width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width)
         )
         self.out = nn.Linear(width, width)
 

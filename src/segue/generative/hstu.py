@@ -45,6 +45,7 @@ from segue.generative.house import HouseContext, HouseModel, Tower
 from segue.generative.layers import TIME_BUCKETS, time_bucket
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import HistoryBatch
+from segue.training.ops import Dropout
 
 _QUERIES = 256  # positions whose attention is computed together
 
@@ -222,7 +223,7 @@ class _Layer(nn.Module):
         self.time = nn.Embedding(TIME_BUCKETS, 1)
         self.after = nn.LayerNorm(width, eps=1e-6)  # what it norms may be small
         self.out = nn.Linear(width, width)  # f2
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         for table in (self.position, self.time):
             nn.init.normal_(table.weight, std=0.02)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from segue.decoding.trie import Trie
 from segue.protocols import HistoryBatch
+from segue.training.ops import Dropout
 
 TIME_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
 
@@ -39,7 +40,7 @@ class ContentProjection(nn.Module):
         self.linear = nn.Linear(inputs, width)
         self.inner = nn.Linear(inputs, 2 * width)
         self.outer = zero_linear(2 * width, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, content: Tensor) -> Tensor:
         """[..., width] of [..., inputs]."""

@@ -49,6 +49,7 @@ from segue.generative.layers import (
 )
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import HistoryBatch
+from segue.training.ops import Dropout
 
 _Memory = tuple[Tensor, Tensor]  # keys and values, [B, H, S, d / H] each
 
@@ -107,7 +108,7 @@ class TigerModel(CodebookModel):
         self.decoder = nn.ModuleList(_DecoderLayer(settings) for _ in range(settings.layers))
         self.decoder_bias = _RelativeBias(settings, causal=True)
         self.decoder_norm = nn.RMSNorm(width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.out = nn.ModuleList(zero_linear(width, size, bias=False) for size in self.level_sizes)
 
     # The encoder.
@@ -299,7 +300,7 @@ class _FeedForward(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.inner = nn.Linear(width, 4 * width, bias=False)
         self.outer = nn.Linear(4 * width, width, bias=False)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         inner = self.dropout(F.relu(self.inner(self.norm(hidden))))
@@ -313,7 +314,7 @@ class _EncoderLayer(nn.Module):
         self.norm = nn.RMSNorm(settings.dimensions)
         self.within = _Attention(settings)
         self.feed_forward = _FeedForward(settings)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, hidden: Tensor, bias: Tensor, inside: Tensor) -> Tensor:
         """[B, S, d]; ``bias`` [1, H, S, S], ``inside`` [B, S]."""
@@ -332,7 +333,7 @@ class _DecoderLayer(nn.Module):
         self.norm_across = nn.RMSNorm(settings.dimensions)
         self.across = _Attention(settings)
         self.feed_forward = _FeedForward(settings)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, hidden: Tensor, bias: Tensor, memory: _Memory, inside: Tensor) -> Tensor:
         """[B, W, l, d]; ``bias`` [1, H, l, l]. All beams of a request read one memory, side by side."""
