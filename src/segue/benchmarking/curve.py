@@ -20,9 +20,10 @@ class Curve:
     """
 
     def __init__(self, folder: Path, events: int, report: Report | None = None) -> None:
-        """``events``: of an epoch. ``report`` is called after each epoch, too, and may raise."""
+        """``events``: of an epoch; may be set anew before one is told. ``report`` is called after each epoch, too, and may
+        raise."""
         self._file = folder / "curve.json"
-        self._events, self._report = events, report
+        self.events, self._report = events, report
         self._began = time.monotonic()
         found = read_json(self._file) if self._file.is_file() else []
         assert isinstance(found, list)
@@ -34,7 +35,7 @@ class Curve:
         speed = metrics.get("tokens_per_second", 0.0)
         told = {
             **metrics,
-            "seconds": self._events / speed if speed > 0 else 0.0,
+            "seconds": self.events / speed if speed > 0 else 0.0,
             "wall_seconds": now - self._began,
         }
         # A kill after a checkpoint and before its epoch was told leaves a hole: it took about as long as this one.
