@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM = false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench bench-gates bench-semantic-ids clean
+.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench bench-gates bench-semantic-ids bench-quality clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -93,6 +93,13 @@ bench-semantic-ids: setup ## what semantic IDs are worth downstream, on SEGUE_DA
 	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary tokenizers --epochs 6 --users 5000 --levels 128 64 128 \
 	  --set generative.dimensions=64 --set generative.code_tower=shared --set generative.dropout=0.3
 	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary insertion --only concat_pca
+	$(BIN)/python -m benchmarks.render
+
+bench-quality: setup ## every model on three datasets, on SEGUE_DATA (hours on two cores; resumable)
+	$(BIN)/segue data fetch ml-100k
+	for dataset in ml-100k movielens-latest-small amazon-beauty; do \
+	  for step in $(EMBEDDED); do $(BIN)/segue step $$step --dataset $$dataset; done; \
+	  $(BIN)/segue bench quality --dataset $$dataset --seeds 3; done
 	$(BIN)/python -m benchmarks.render
 
 bench-gates: setup ## false alarms and power of the online gates, on 2,000 simulated experiments (some minutes)

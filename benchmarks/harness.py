@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from segue.artifacts import write_json
+from segue.benchmarking import provenance
+from segue.benchmarking.provenance import processor
 
 Size = TypeVar("Size")
+
+__all__ = ["commit", "main", "median_seconds", "processor", "write"]
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
@@ -48,33 +46,15 @@ def median_seconds(
     }
 
 
-def processor() -> str:
-    """The processor's name as the kernel gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-
-
 def commit() -> str | None:
     """The commit that is checked out; None outside a repository."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None
+    return provenance.commit(ROOT)
 
 
 def write(
     name: str, description: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **facts: Any
 ) -> Path:
     """``results/<name>.json``: command, commit, machine, date and rows."""
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     module = Path(sys.argv[0]).stem
     path = RESULTS / f"{name}.json"
     write_json(
@@ -83,17 +63,7 @@ def write(
             "name": name,
             "description": description,
             "command": f"python -m benchmarks.{module}",
-            "commit": commit(),
-            "uncommitted_changes": bool(dirty.stdout.strip()),
-            "machine": {
-                "processor": processor(),
-                "cores": os.cpu_count(),
-                "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-            },
-            "date": datetime.now(UTC).date().isoformat(),
+            **provenance.facts(ROOT),
             "columns": list(columns),
             "rows": [dict(row) for row in rows],
             **facts,

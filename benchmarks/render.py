@@ -27,16 +27,23 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def section(result: dict[str, Any], *, heading: bool = True) -> str:
+def _made(result: dict[str, Any]) -> str:
+    """The command, the day, the machine and the commit."""
     machine = result["machine"]
     command = shlex.join([*result["command"].split(), *result.get("arguments", [])])
+    return (
+        f"`{command}` · {result['date']} · {machine['processor']}, {machine['cores']} cores"
+        f"{', ' + machine['gpu'] if machine['gpu'] else ''} · torch {machine['torch']}"
+        f" · commit {str(result['commit'])[:12]}{' with uncommitted changes' if result['uncommitted_changes'] else ''}"
+    )
+
+
+def section(result: dict[str, Any], *, heading: bool = True) -> str:
     lines = [
         *([f"## {result['name']}", ""] if heading else []),
         result["description"],
         "",
-        f"`{command}` · {result['date']} · {machine['processor']}, {machine['cores']} cores"
-        f"{', ' + machine['gpu'] if machine['gpu'] else ''} · torch {machine['torch']}"
-        f" · commit {str(result['commit'])[:12]}{' with uncommitted changes' if result['uncommitted_changes'] else ''}",
+        _made(result),
         "",
         "| " + " | ".join(result["columns"]) + " |",
         "|" + "---|" * len(result["columns"]),
@@ -50,9 +57,101 @@ def section(result: dict[str, Any], *, heading: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
+def quality_sections(result: dict[str, Any]) -> str:
+    """Of the quality benchmark: for each dataset its command, its protocol, the means over seeds and the differences."""
+    parts = [f"## {result['name']}", "", result["description"], ""]
+    for run in result["runs"]:
+        of_dataset = [
+            [each for each in result[name] if each["dataset"] == run["dataset"]]
+            for name in ("means", "paired")
+        ]
+        parts += [
+            f"### {run['dataset']}",
+            "",
+            *_how(run),
+            "",
+            *_means(of_dataset[0]),
+            "",
+            *_paired(of_dataset[1]),
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _how(run: dict[str, Any]) -> list[str]:
+    protocol = run["protocol"]
+    return [
+        _made(run),
+        "",
+        f"{protocol['split']}, {protocol['part']} of {protocol['users']:,} users (one target each), "
+        f"{protocol['ranking']} of {protocol['items']:,} items; chosen by validation of "
+        f"{protocol['validation_users']:,} users; settings: {protocol['settings']}, {protocol['trials']} trials a model; "
+        f"test read {protocol['test_reads']}.",
+    ]
+
+
+def _means(means: list[dict[str, Any]]) -> list[str]:
+    """A line a model, head and filter, with both headline metrics."""
+    lines = [
+        "| model | head | seen items | NDCG@10 | Recall@10 | of the list found by the beam | weight of the codes | "
+        "validation | parameters | training s | core hours | seeds |",
+        "|" + "---|" * 12,
+    ]
+    values = {(row["model"], row["head"], row["filter_seen"], row["metric"]): row for row in means}
+    for (model, head, filter_seen, metric), row in values.items():
+        if metric != "ndcg@10":
+            continue
+        recall = values[model, head, filter_seen, "recall@10"]
+        cells = [
+            model,
+            head,
+            "hidden" if filter_seen else "shown",
+            _estimate(row["value"], row),
+            _estimate(recall["value"], recall),
+            "" if row["beam_share"] is None else f"{row['beam_share']:.1%}",
+            "" if row["code_weight"] is None else f"{row['code_weight']:.2f}",
+            f"{row['validation']:.4f}",
+            f"{row['parameters']:,}",
+            f"{row['train_seconds']:.0f}",
+            f"{row['core_hours']:.3f}",
+            str(len(row["seeds"])),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _paired(paired: list[dict[str, Any]]) -> list[str]:
+    """A line a pair and metric, seen items hidden where that was asked for."""
+    hidden = [row for row in paired if row["filter_seen"]] or paired
+    if not hidden:
+        return []
+    return [
+        "| paired by user | minus | metric | difference |",
+        "|" + "---|" * 4,
+        *(
+            f"| {row['a']} | {row['b']} | {row['metric']} | {_estimate(row['difference'], row, sign='+')} |"
+            for row in hidden
+            if row["metric"] in ("ndcg@10", "recall@10")
+        ),
+        "",
+    ]
+
+
+def _estimate(value: float, row: dict[str, Any], sign: str = "") -> str:
+    return f"{value:{sign}.4f} [{row['low']:{sign}.4f}, {row['high']:{sign}.4f}]"
+
+
 def render(folder: Path = RESULTS) -> str:
     results = [read_json(path) for path in sorted(folder.glob("*.json"))]
-    return "\n".join([HEADER, *(section(result) for result in results if isinstance(result, dict))])
+    return "\n".join(
+        [
+            HEADER,
+            *(
+                quality_sections(result) if "runs" in result else section(result)
+                for result in results
+                if isinstance(result, dict)
+            ),
+        ]
+    )
 
 
 def readme(text: str, folder: Path = RESULTS) -> str:

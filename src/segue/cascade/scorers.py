@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segue.cascade.alignment import rows_of
-from segue.cascade.sasrec import Sasrec, load_sasrec
+from segue.cascade.sasrec import load_sasrec
 from segue.cascade.two_tower import TwoTower, load_two_tower
 from segue.errors import ArtifactError
 from segue.items import Items, ItemVectors
@@ -39,13 +39,35 @@ class DenseScorer(Protocol):
         ...
 
 
+class SequentialModel(Protocol):
+    """A model of item ids: SASRec, and those that are asked like it. V rows, B histories, d dimensions."""
+
+    @property
+    def settings(self) -> Any:
+        """With ``max_length``: how many events of a history it reads."""
+        ...
+
+    def eval(self) -> Any: ...
+
+    def user_vectors(self, batch: HistoryBatch) -> Tensor:
+        """[B, d] after the newest event of each history."""
+        ...
+
+    def item_vectors(self, items: Tensor | None = None) -> Tensor:
+        """[V, d]: scores are products with user vectors."""
+        ...
+
+
 class SasrecScorer:
-    """SASRec over today's items: those without a row in its embedding are neither read nor scored."""
+    """SASRec, or a model like it, over today's items: those without a row in its embedding are neither read nor
+    scored."""
 
-    name = "sasrec"
-
-    def __init__(self, model: Sasrec, item_ids: Sequence[str], items: Items) -> None:
-        self._model = model.eval()
+    def __init__(
+        self, model: SequentialModel, item_ids: Sequence[str], items: Items, name: str = "sasrec"
+    ) -> None:
+        self.name = name
+        model.eval()
+        self._model = model
         self._rows = rows_of(items, item_ids)
         self.known: Bools = self._rows >= 0
         with torch.inference_mode():

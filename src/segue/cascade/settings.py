@@ -72,6 +72,16 @@ class SasrecSettings(Settings):
     seed: int = 17
 
 
+class EsasrecSettings(SasrecSettings):
+    """eSASRec (Tikhonovich et al. 2025): SASRec's settings, and what its layers and its negatives have besides."""
+
+    loss: Literal["full_softmax", "sampled_softmax"] = "sampled_softmax"
+    feed_forward: int = Field(4, ge=1)  # the inner width of a layer's SwiGLU, in times of ``dimensions``
+    popularity_share: float = Field(
+        0.5, ge=0, le=1
+    )  # of the negatives, drawn by frequency; the rest uniformly
+
+
 class CascadeSettings(Settings):
     """recall -> rank -> select."""
 

@@ -57,7 +57,7 @@ class HstuTower(Tower):
         self, settings: GenerativeSettings, coded: Sequence[int], content_dimensions: int, *, identities: bool
     ) -> None:
         super().__init__(settings, coded, content_dimensions, identities=identities)
-        self.blocks = nn.ModuleList(_Layer(settings) for _ in range(settings.layers))
+        self.blocks = nn.ModuleList(HstuLayer(settings) for _ in range(settings.layers))
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
         """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
@@ -91,7 +91,7 @@ class HstuTower(Tower):
         times = _with_start(batch.timestamps)
         hidden = self.dropout(self._events(wanted, torch.zeros_like(wanted), items))
         for layer, memory in zip(self.blocks, memories, strict=True):
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, HstuLayer)
             hidden = layer.candidates(hidden, memory, times, after)
         normalised: Tensor = self.norm(hidden)
         return normalised
@@ -209,7 +209,7 @@ class _Memory:
     values: Tensor  # [B, H, T + 1, d / H]
 
 
-class _Layer(nn.Module):
+class HstuLayer(nn.Module):
     """Equations 1 to 3, on a normalised input, with a residual connection."""
 
     def __init__(self, settings: GenerativeSettings) -> None:

@@ -41,6 +41,16 @@ class Candidates:
     code: Tensor  # [B, M] log-probabilities of the code head, -inf where there is no candidate
     dense: Tensor  # [B, M] of the dense head, likewise
 
+    @property
+    def from_beam(self) -> Tensor:
+        """[B, M] bool: proposed by the beam, alone or too."""
+        return (self.proposers & _BEAM) > 0
+
+    @property
+    def from_dense(self) -> Tensor:
+        """[B, M] bool: proposed by the dense head, alone or too."""
+        return (self.proposers & _DENSE) > 0
+
 
 class GenerativePath:
     """A :class:`segue.paths.Path` over any :class:`GenerativeRecommender`.

@@ -1,0 +1,1 @@
+"""Benchmarks that a user may run on data of their own."""

@@ -1,0 +1,153 @@
+"""The contenders of the quality benchmark, by name, in the order in which they are fitted and shown."""
+
+from __future__ import annotations
+
+from segue.benchmarking import counted, generated, sequential
+from segue.benchmarking.contender import Contender
+from segue.benchmarking.space import Space
+from segue.cascade.settings import EsasrecSettings, SasrecSettings, TwoTowerSettings
+from segue.errors import ConfigurationError
+from segue.generative.settings import GenerativeSettings
+
+_TRAINING = ("training.batches", "training.loop", "training.gradients", "training.ops")
+_JUDGING = ("evaluation.protocol", "evaluation.metrics", "ranking", "benchmarking.answers")
+_SEQUENTIAL = (*_TRAINING, *_JUDGING, "benchmarking.sequential", "cascade.validation", "cascade.scorers")
+_GENERATED = (
+    *_TRAINING,
+    *_JUDGING,
+    "benchmarking.generated",
+    "decoding",
+    "generative.binding",
+    "generative.contrastive",
+    "generative.layers",
+    "generative.path",
+    "generative.training",
+    "tokenizers.codebook",
+    "tokenizers.fusion",
+)
+_SASREC = Space(
+    {"learning_rate": (1e-3, 8e-3, True), "dropout": (0.1, 0.6, False), "temperature": (0.05, 0.25, True)},
+    {"dimensions": (64, 128)},
+)
+
+
+def _generated(name: str, *modules: str) -> Contender:
+    return Contender(
+        name=name,
+        settings=GenerativeSettings,
+        defaults=generated.defaults(name),
+        space=generated.space(name),
+        fit=generated.fit_generative,
+        code=(*_GENERATED, *(f"generative.{module}" for module in modules)),
+        generative=True,
+    )
+
+
+_ALL = (
+    Contender(
+        name="popularity",
+        settings=counted.PopularitySettings,
+        defaults=lambda _: counted.PopularitySettings(),
+        space=Space({}, {"half_life_days": (None, 7.0, 30.0, 90.0, 365.0)}),
+        fit=counted.fit_popularity,
+        code=(*_JUDGING, "benchmarking.counted", "cascade.popularity"),
+        seeded=False,
+    ),
+    Contender(
+        name="item_knn",
+        settings=counted.ItemKnnSettings,
+        defaults=counted.item_knn_defaults,
+        space=Space(
+            {"shrinkage": (0.5, 50.0, True)},
+            {"neighbours": (50, 200, 1000), "half_life": (None, 1.0, 2.0, 5.0, 20.0)},
+        ),
+        fit=counted.fit_item_knn,
+        code=(*_JUDGING, "benchmarking.counted", "cascade.item_knn"),
+        seeded=False,
+    ),
+    Contender(
+        name="two_tower",
+        settings=TwoTowerSettings,
+        defaults=sequential.two_tower_defaults,
+        space=Space(
+            {
+                "learning_rate": (1e-3, 8e-3, True),
+                "temperature": (0.05, 0.25, True),
+                "id_dropout": (0.0, 0.5, False),
+            },
+            {"dimensions": (64, 128)},
+        ),
+        fit=sequential.fit_two_tower,
+        code=(*_SEQUENTIAL, "cascade.two_tower"),
+    ),
+    Contender(
+        name="sasrec",
+        settings=SasrecSettings,
+        defaults=sequential.sasrec_defaults,
+        space=_SASREC,
+        fit=sequential.fit_sasrec,
+        code=(*_SEQUENTIAL, "cascade.sasrec"),
+    ),
+    Contender(
+        name="sasrec_content",
+        settings=sequential.ContentSasrecSettings,
+        defaults=sequential.content_sasrec_defaults,
+        space=Space({**_SASREC.ranges, "content_scale": (0.1, 10.0, True)}, _SASREC.choices),
+        fit=sequential.fit_content_sasrec,
+        code=(*_SEQUENTIAL, "cascade.sasrec", "tokenizers.fusion"),
+    ),
+    Contender(
+        name="sasrec_pair",
+        settings=sequential.PairSettings,
+        defaults=lambda _: sequential.PairSettings(),
+        fit=sequential.fit_pair,
+        code=_SEQUENTIAL,
+        needs=("sasrec", "sasrec_content"),
+    ),
+    Contender(
+        name="esasrec",
+        settings=EsasrecSettings,
+        defaults=sequential.esasrec_defaults,
+        space=Space({**_SASREC.ranges, "popularity_share": (0.0, 1.0, False)}, _SASREC.choices),
+        fit=sequential.fit_esasrec,
+        code=(*_SEQUENTIAL, "cascade.sasrec", "cascade.esasrec"),
+    ),
+    Contender(
+        name="hstu_items",
+        settings=GenerativeSettings,
+        defaults=sequential.hstu_items_defaults,
+        space=Space(
+            {
+                "learning_rate": (1e-3, 8e-3, True),
+                "dropout": (0.1, 0.6, False),
+                "dense_temperature": (0.05, 0.25, True),
+            },
+            {"dimensions": (64, 128)},
+        ),
+        fit=sequential.fit_hstu_items,
+        code=(*_SEQUENTIAL, "generative.hstu", "generative.hstu_items", "generative.layers"),
+    ),
+    Contender(
+        name="cascade",
+        settings=sequential.CascadeOfPartsSettings,
+        defaults=lambda world: sequential.CascadeOfPartsSettings(
+            recall_per_route=world.params.cascade.recall_per_route
+        ),
+        fit=sequential.fit_cascade,
+        code=(*_SEQUENTIAL, "cascade.cascade", "cascade.rank", "cascade.recall"),
+        needs=("sasrec", "item_knn", "two_tower", "popularity"),
+    ),
+    _generated("house", "house"),
+    _generated("hstu", "house", "hstu"),
+    _generated("tiger", "tiger"),
+    _generated("cobra", "cobra"),
+)
+
+CONTENDERS = {each.name: each for each in _ALL}
+
+
+def contender(name: str) -> Contender:
+    """Raises ConfigurationError naming those that exist."""
+    if name not in CONTENDERS:
+        raise ConfigurationError(f"there is no contender {name!r}; contenders: {', '.join(CONTENDERS)}")
+    return CONTENDERS[name]

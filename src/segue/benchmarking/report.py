@@ -1,0 +1,161 @@
+"""Where the figures of a quality benchmark are written, and how they are printed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segue.artifacts import read_json, write_json
+from segue.benchmarking import provenance, table
+from segue.benchmarking.chosen import ChosenSettings
+from segue.benchmarking.quality import Plan
+from segue.benchmarking.world import World
+from segue.workspace import Workspace
+
+NAME = "quality"
+DESCRIPTION = (
+    "Every model under one protocol: trained on the training part, chosen by validation, judged by lists over the full "
+    "catalogue. A mean is over seeds; its interval is a user-level bootstrap interval."
+)
+_KEPT = ("rows", "means", "paired", "runs")
+
+
+def write_quality(
+    workspace: Workspace,
+    world: World,
+    plan: Plan,
+    chosen: ChosenSettings,
+    records: Sequence[dict[str, Any]],
+    arguments: Sequence[str],
+    out: Path | None,
+) -> Path:
+    """Write ``quality.json``; what stands there of other datasets stays.
+
+    ``rows`` are by seed, ``means`` over seeds, ``paired`` by user on the means; ``runs`` say how each dataset's were made.
+    """
+    path = out or _default(workspace, world.dataset)
+    found = read_json(path) if path.is_file() else {}
+    assert isinstance(found, dict)
+    now: dict[str, list[dict[str, Any]]] = {
+        "rows": table.rows(records),
+        "means": table.means(records),
+        "paired": table.paired(records),
+        "runs": [_run(workspace, world, plan, chosen, records, arguments)],
+    }
+    merged = {
+        name: [
+            *(each for each in found.get(name, []) if each["dataset"] != world.dataset),
+            *now[name],
+        ]
+        for name in _KEPT
+    }
+    write_json(
+        path,
+        {
+            "name": NAME,
+            "description": DESCRIPTION,
+            "command": "segue",
+            "arguments": list(arguments),
+            **provenance.facts(workspace.root),
+            **merged,
+        },
+    )
+    return path
+
+
+def _default(workspace: Workspace, dataset: str) -> Path:
+    results = workspace.root / "benchmarks" / "results"
+    return (results if results.is_dir() else workspace.reports(dataset)) / f"{NAME}.json"
+
+
+def _run(
+    workspace: Workspace,
+    world: World,
+    plan: Plan,
+    chosen: ChosenSettings,
+    records: Sequence[dict[str, Any]],
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    """What is the same for all figures of one dataset, and each model's settings and curve."""
+    reads = max((int(record["test_reads_in_all"]) for record in records), default=0)
+    return {
+        "dataset": world.dataset,
+        "command": "segue",
+        "arguments": list(arguments),
+        **provenance.facts(workspace.root),
+        "protocol": {
+            "split": world.params.splits.primary,
+            "part": plan.part,
+            "users": len(world.cases(plan.part, plan.users))
+            if plan.part == "validation"
+            else _users(records),
+            "validation_users": len(world.validation_cases()),
+            "ranking": "full catalogue, list of 10",
+            "items": len(world.items),
+            "training_events": len(world.training.items),
+            "trials": plan.trials,
+            "epochs": plan.epochs,
+            "settings": chosen.origin,
+            "beam_width": world.params.decoding.beam_width,
+            "dense_candidates": world.params.decoding.dense_candidates,
+            "threads": world.threads,
+            "cores": os.cpu_count(),
+            "test_reads": "once a model and seed"
+            if reads <= 1
+            else f"once a model and seed for these figures; up to {reads} times under other settings or code before",
+        },
+        "models": [
+            {
+                name: record[name]
+                for name in (
+                    "model",
+                    "seed",
+                    "settings",
+                    "settings_sha256",
+                    "trials",
+                    "validation",
+                    "parameters",
+                    "train_seconds",
+                    "wall_seconds",
+                    "trained_on",
+                    "epochs",
+                    "best_epoch",
+                    "facts",
+                    "curve",
+                    "test_reads_in_all",
+                )
+            }
+            for record in records
+        ],
+    }
+
+
+def _users(records: Sequence[dict[str, Any]]) -> int:
+    return len(records[0]["judged"][0]["ranks"])
+
+
+def printed(records: Sequence[dict[str, Any]]) -> str:
+    """The means as text: NDCG@10 and Recall@10."""
+    found = table.means(records)
+    lines = [f"{'model':16}{'head':8}{'seen':7}{'NDCG@10':28}{'Recall@10':28}{'beam':>6}{'validation':>12}"]
+    for row in found:
+        if row["metric"] != "ndcg@10":
+            continue
+        recall = next(
+            each
+            for each in found
+            if each["metric"] == "recall@10"
+            and all(each[name] == row[name] for name in ("model", "head", "filter_seen"))
+        )
+        share = "" if row["beam_share"] is None else f"{row['beam_share']:.0%}"
+        lines.append(
+            f"{row['model']:16}{row['head']:8}{'hidden' if row['filter_seen'] else 'shown':7}"
+            f"{_interval(row):28}{_interval(recall):28}{share:>6}{row['validation']:>12.4f}"
+        )
+    return "\n".join(lines)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"

@@ -1,0 +1,40 @@
+"""``segue bench``: what a user is told before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from segue.cli import app
+from segue.errors import ArtifactError, ConfigurationError
+
+
+def said(*arguments: str) -> Exception:
+    found = CliRunner().invoke(app, ["bench", "quality", *arguments]).exception
+    assert isinstance(found, Exception)
+    return found
+
+
+def test_steps_that_have_not_run_are_named_with_what_to_run(workspace_root: Path) -> None:
+    error = said("--data", "ml-100k")
+    assert isinstance(error, ArtifactError)
+    assert "ml-100k lacks the steps splits, sequences, text_embeddings" in str(error)
+    assert "run `segue run --dataset ml-100k`" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-d", "nowhere"], "there is no profile"),
+        (["--part", "validation", "--out", "x.json"], "writes no results"),
+        (["--settings", "nowhere.yaml"], "there are no settings nowhere.yaml"),
+    ],
+)
+def test_a_command_that_cannot_work_says_why(
+    workspace_root: Path, arguments: list[str], message: str
+) -> None:
+    error = said(*arguments)
+    assert isinstance(error, ConfigurationError)
+    assert message in str(error)
