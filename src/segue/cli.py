@@ -424,7 +424,9 @@ def recommend(
     out: Annotated[Path, typer.Option(help="Where the lists go (Parquet)")],
     dataset: Dataset = DEFAULT,
     k: Annotated[int, typer.Option(min=1)] = 10,
-    path: Annotated[str | None, typer.Option(help="cascade or generative; default: as deployed")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="cascade, generative, blended, …; default: as deployed")
+    ] = None,
 ) -> None:
     """The same lists as the server gives, for many users at once."""
     from segue.serving.batch import recommend_file
