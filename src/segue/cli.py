@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from segue.cli_blend import app as blend_app
 from segue.cli_store import app as store_app
 from segue.errors import ConfigurationError, SegueError
 from segue.workspace import Workspace
@@ -31,6 +32,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(policy_app, name="policy")
 app.add_typer(store_app, name="store")
+app.add_typer(blend_app, name="blend")
 
 Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")
