@@ -39,6 +39,11 @@ def places_of(source: str) -> dict[str, int]:
     return found
 
 
+def proposers_of(source: str) -> str:
+    """Who proposed the item, without places: ``cascade+generative``. Raises DataError as :func:`places_of`."""
+    return "+".join(sorted(places_of(source)))
+
+
 def team_of(source: str) -> str | None:
     """For whom a click on an item of an interleaved list counts; None: for nobody. Raises DataError as :func:`places_of`."""
     first = next(iter(places_of(source)))
