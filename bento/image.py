@@ -33,6 +33,7 @@ SERVING = (
     "pydantic",
     "pyyaml",
     "safetensors",
+    "scipy",
     "sqlalchemy",
 )
 TORCH = "torch"

@@ -53,6 +53,10 @@ def test_order_is_defaults_profile_override(workspace_root: Path) -> None:
         ("cascade.sasrec.layer=1", r"cascade\.sasrec has no key 'layer'; did you mean 'layers'\?"),
         ("data.catalogue.pth=1", r"data\.catalogue has no key 'pth'; did you mean 'path'\?"),
         ("generative.dropout=abc", r"--set generative\.dropout=abc: generative\.dropout: .*number"),
+        (
+            "migration.blend={generative: -1}",
+            r"migration\.blend.*blend\.generative is -1\.0: a weight is a number of at least 0",
+        ),
         ("splits.seed=[1", r"--set 'splits\.seed=\[1': '\[1' is no value in YAML"),
         ("nonsense", r"--set 'nonsense' is not of the form section\.key=value"),
     ],

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from segue.cli_bench import app as bench_app
+from segue.cli_blend import app as blend_app
 from segue.cli_store import app as store_app
 from segue.errors import ConfigurationError, SegueError
 from segue.workspace import Workspace
@@ -33,6 +34,7 @@ app.add_typer(tokens_app, name="tokens")
 app.add_typer(policy_app, name="policy")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
+app.add_typer(blend_app, name="blend")
 
 Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")
@@ -426,7 +428,9 @@ def recommend(
     out: Annotated[Path, typer.Option(help="Where the lists go (Parquet)")],
     dataset: Dataset = DEFAULT,
     k: Annotated[int, typer.Option(min=1)] = 10,
-    path: Annotated[str | None, typer.Option(help="cascade or generative; default: as deployed")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="cascade, generative, blended, …; default: as deployed")
+    ] = None,
 ) -> None:
     """The same lists as the server gives, for many users at once."""
     from segue.serving.batch import recommend_file

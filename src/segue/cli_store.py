@@ -29,7 +29,8 @@ _DAY = 86_400
 
 
 @contextmanager
-def _opened(dataset: str) -> Iterator[Store]:
+def opened_store(dataset: str) -> Iterator[Store]:
+    """The dataset's store. Raises ConfigurationError where it has none yet."""
     from segue.params import load_params
     from segue.serving.store import open_store, store_exists
 
@@ -49,7 +50,7 @@ def _opened(dataset: str) -> Iterator[Store]:
 @app.command()
 def status(dataset: Dataset = DEFAULT) -> None:
     """Where the store is, its schema version, and how many rows each table has."""
-    with _opened(dataset) as store:
+    with opened_store(dataset) as store:
         print(f"{store.where}, schema version {store.version}")
         for name, count in store.counts().items():
             print(f"{name:10} {count}")
@@ -58,7 +59,7 @@ def status(dataset: Dataset = DEFAULT) -> None:
 @app.command()
 def upgrade(dataset: Dataset = DEFAULT) -> None:
     """Bring the store's tables up to date now; every opening does it, so this is for a moment of your choice."""
-    with _opened(dataset) as store:
+    with opened_store(dataset) as store:
         if store.version_found == store.version:
             print(f"{store.where} has schema version {store.version} already")
         else:
@@ -80,7 +81,7 @@ def prune(
         raise ConfigurationError(
             "nothing to prune: give --events, --exposures or --feedback a number of days"
         )
-    with _opened(dataset) as store:
+    with opened_store(dataset) as store:
         retention = Retention(events=events, exposures=exposures, feedback=feedback)
         for table, count in store.prune(retention, dry_run=dry_run).items():
             print(f"{table:10} {count} rows {'would be removed' if dry_run else 'removed'}")
@@ -134,7 +135,7 @@ def export(
     days: Annotated[float | None, typer.Option(min=0, help="users: of the last so many days")] = None,
 ) -> None:
     """Write a table as Parquet; `users` is what online evidence is made from."""
-    with _opened(dataset) as store:
+    with opened_store(dataset) as store:
         if table != "users":
             print(f"{store.export(table, out)} rows in {out}")
             return

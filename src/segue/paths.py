@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from segue.schema import PathName
 
 IndexArray = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
 
 
 def user_key(user_id: str | None) -> int:
@@ -31,6 +32,8 @@ class Request:
     user_id: str | None = None
     now: int | None = None  # seconds; None: the last timestamp
     context: dict[str, str] = field(default_factory=dict)
+    # What the coins of an interleaved list are drawn from, such as the exposure's id; None: the user and their history.
+    draw: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,4 +63,31 @@ class Path(Protocol):
 
     def recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
         """One list a request, at most ``k`` long, every rule obeyed. Scores fall along the list."""
+        ...
+
+
+@runtime_checkable
+class CandidateRanker(Path, Protocol):
+    """A path that also ranks candidates which others propose: a cascade with room for another recall route."""
+
+    def recommend_with(
+        self,
+        requests: Sequence[Request],
+        k: int,
+        rules: ListRules,
+        routes: Mapping[str, Sequence[IndexArray]],
+    ) -> list[RankedList]:
+        """As :meth:`recommend`, with further proposals: by the route's name, [M] item indices a request."""
+        ...
+
+
+@runtime_checkable
+class ItemScorer(Path, Protocol):
+    """A path that also scores the items it is given."""
+
+    def score(self, requests: Sequence[Request], items: Sequence[IndexArray]) -> list[Scores]:
+        """[M] scores of each request's ``items`` [M], those that its own lists would have; -inf where it has none.
+
+        Raises DataError for items that do not exist.
+        """
         ...

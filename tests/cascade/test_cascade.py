@@ -68,6 +68,47 @@ def test_the_cascade_ranks_as_sasrec_over_the_whole_catalogue(paths, world):
         assert all("sasrec" in source for source in one.sources)
 
 
+def test_a_further_route_joins_recall_and_the_cascade_ranks(paths, world):
+    requests = [request(0, 2), request(1, 3, 5), request()]
+    # Of three requests' proposals some are known to the routes already, some seen, some not allowed.
+    proposed = [np.array([4, 11, 0]), np.array([7, 11, 11]), np.array([10, 3])]
+    allowed = np.ones(12, dtype=bool)
+    allowed[3] = False
+    rules = ListRules(allowed=allowed)
+    narrow = load_cascade(world.folder, world.items)
+    found = narrow.recommend_with(requests, 3, rules, {"generative": proposed})
+    for asked, one, own in zip(requests, found, proposed, strict=True):
+        assert not set(asked.history.tolist()) & set(one.items.tolist())
+        assert 3 not in one.items
+        for item, source in zip(one.items.tolist(), one.sources, strict=True):
+            assert ("generative" in source.split("+")) == (item in own)
+    everything = [np.arange(12)] * 3
+    wide = narrow.recommend_with(requests, 12, rules, {"generative": everything})
+    for asked, one in zip(
+        requests, wide, strict=True
+    ):  # with all items proposed, all that may be shown are ranked
+        assert len(one.items) == 12 - len({*asked.history.tolist(), 3})
+        assert all("generative" in source for source in one.sources)
+
+
+def test_what_the_ranker_scores_itself_no_further_route_brings_to_the_top(paths):
+    """SASRec recalls its own best, so another route adds to the top nothing that SASRec knows."""
+    requests = [request(0, 2), request(1, 3, 5), request(9)]
+    plain = paths["cascade"].recommend(requests, 4, ListRules())
+    more = paths["cascade"].recommend_with(requests, 4, ListRules(), {"generative": [np.arange(12)] * 3})
+    assert [one.items.tolist() for one in plain] == [one.items.tolist() for one in more]
+
+
+def test_a_route_must_be_further_and_whole(paths):
+    cascade = paths["cascade"]
+    with pytest.raises(DataError, match="'sasrec' is a recall route"):
+        cascade.recommend_with([request(0)], 2, ListRules(), {"sasrec": [np.array([1])]})
+    with pytest.raises(DataError, match="proposes for 1 requests, and there are 2"):
+        cascade.recommend_with([request(0), request(1)], 2, ListRules(), {"generative": [np.array([1])]})
+    with pytest.raises(DataError, match="item index 12"):
+        cascade.recommend_with([request(0)], 2, ListRules(), {"generative": [np.array([12])]})
+
+
 def test_an_empty_history_gets_what_is_popular(paths):
     [found] = paths["cascade"].recommend([request()], 5, ListRules())
     [popular] = paths["popularity"].recommend([request()], 5, ListRules())

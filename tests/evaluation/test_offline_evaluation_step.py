@@ -64,7 +64,13 @@ def context_for(
         dataset="ml-100k",
         step=get("offline_evaluation"),
         params=load_params(
-            workspace, "ml-100k", ["evaluation.list_length=20", "evaluation.bootstrap_samples=200"]
+            workspace,
+            "ml-100k",
+            [
+                "evaluation.list_length=20",
+                "evaluation.bootstrap_samples=200",
+                "evaluation.composed=[blended]",  # the stand-ins score no items that they are given
+            ],
         ),
         inputs=inputs,
         input_hashes=dict.fromkeys(inputs, "0" * 64),
@@ -129,6 +135,11 @@ def test_the_step_writes_equal_files_counts_its_reads_and_makes_the_page(
     assert isinstance(protocol, dict)
     assert protocol["users"]["all"] == 50
     assert protocol["retired"] == 1
+    shares = protocol["blend"]["validation_ndcg@10"]
+    assert set(shares) == {"0.25", "0.5", "0.75"}
+    chosen = protocol["blend"]["weights"]["generative"]
+    assert shares[str(chosen)] == max(shares.values())
+    assert first.metrics["blend/generative_weight"] == chosen
     evidence = read_evidence(first.output / "evidence.json")
     assert {item.recipe_a for item in evidence} == {protocol["recipe"]}
     assert {item.dataset for item in evidence} == {"ml-100k"}
@@ -140,6 +151,11 @@ def test_the_step_writes_equal_files_counts_its_reads_and_makes_the_page(
     assert invalid.estimate is not None
     assert invalid.estimate > 0  # the stand-in shows the retired item, and that is told
     json.dumps(first.metrics)
+    pairs = {(item.path_a, item.path_b) for item in evidence if item.slice == "all"}
+    assert {("generative", "blended"), ("blended", "cascade"), ("blended", None)} <= pairs
+    sources = read_json(first.output / "sources.json")
+    assert isinstance(sources, dict)
+    assert set(sources["blended"]) <= {"cascade", "generative", "cascade+generative"}
 
     # A retrained model is measured beside the one that it replaces, which lies in the kept store.
     former = workspace_root / "state" / "ml-100k" / "kept" / "generative_model"

@@ -55,6 +55,38 @@ def test_wide_candidates_give_the_ranking_of_the_whole_catalogue(heads: Heads, w
         np.testing.assert_allclose(found.scores, total[expected], atol=1e-4)
 
 
+@pytest.mark.parametrize(("heads", "weight"), [("fused", 0.25), ("code", 0.0), ("dense", 1.0)])
+def test_given_items_get_the_scores_that_lists_have(heads: Heads, weight: float) -> None:
+    asked = [
+        request(1, 2, 3),
+        request(),
+        *(request(number % 24) for number in range(70)),
+    ]  # more than one batch
+    own = path(heads, weight=weight)
+    items = [np.array([7, 4, 23]), np.array([], dtype=np.int64), *[np.array([0, 9, 5, 11])] * 70]
+    found = own.score(asked, items)
+    for of, given_items, given_scores in zip(asked[:4], items, found, strict=False):
+        code, dense = scores(of)
+        with np.errstate(
+            invalid="ignore"
+        ):  # the code head has no likelihood of a retired item, here or there
+            total = (0 if heads == "dense" else (1 - weight) * code) + (
+                0 if heads == "code" else weight * dense
+            )
+        expected = np.where(np.isin(given_items, (4, 9)), -np.inf, total[given_items])
+        np.testing.assert_allclose(given_scores, expected, atol=1e-4)
+    [shown] = own.recommend(asked[:1], 6, ListRules())
+    np.testing.assert_allclose(own.score(asked[:1], [shown.items])[0], shown.scores, atol=1e-4)
+
+
+def test_scores_of_items_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(DataError, match="item index 24"):
+        path().score([request(1)], [np.array([3, 24])])
+    with pytest.raises(DataError, match="1 arrays of items for 2 requests"):
+        path().score([request(1), request(2)], [np.array([3])])
+    assert path().score([], []) == []
+
+
 def test_sources_tell_who_proposed() -> None:
     narrow = path(beam=3, dense=3).recommend([request(1, 2)], 3, ListRules())[0]
     assert set(narrow.sources) <= {"beam", "dense", "beam+dense"}

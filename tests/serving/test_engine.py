@@ -75,9 +75,9 @@ def one(
     return engine.recommend([History(item_ids=[history])], path=path, k=k, filters=filters)[0]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    path=st.sampled_from([G, C, P]),
+    path=st.sampled_from(list(PathName)),
     history=st.lists(st.integers(0, ITEMS - 1).map("i{:03d}".format), max_size=30),
     k=st.integers(1, 100),
     category=st.sampled_from([None, "even", "odd"]),
@@ -99,7 +99,7 @@ def test_every_list_of_every_real_path_obeys_the_request(
 
 def test_a_batch_gives_the_lists_of_its_members(real: Engine) -> None:
     histories = [History(item_ids=[f"i{n:03d}", f"i{n + 1:03d}"]) for n in range(6)]
-    for path in (G, C, P):
+    for path in PathName:
         together = real.recommend(histories, path=path, k=5)
         alone = [real.recommend([history], path=path, k=5)[0] for history in histories]
         assert [[i.item_id for i in s.items] for s in together] == [

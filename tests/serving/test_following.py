@@ -8,18 +8,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import polars as pl
 import pytest
 
+from segue.blending.compose import COMPOSED
+from segue.blending.interleaved import coins
+from segue.blending.sources import places_of, team_of
 from segue.errors import ConfigurationError, DataError, StateError
 from segue.migration.deployment import Deployment
+from segue.migration.statistics.interleaving import team_draft
+from segue.paths import Request
 from segue.registry.bundle import publish, read_bundle
 from segue.schema import PathName
 from segue.serving.batch import recommend_file, recommend_to_parquet
 from segue.serving.following import Follower
-from segue.serving.requests import Event, Feedback, Filters, RecommendRequest, SimilarRequest
+from segue.serving.requests import Event, Feedback, Filters, RecommendRequest, ServedPath, SimilarRequest
 from segue.serving.routing import arm_for, position
 from segue.serving.service import Service
 from segue.workspace import Workspace
@@ -129,7 +135,17 @@ def test_a_new_document_is_adopted(follower: Follower, write: Write, first: str,
 
 
 @pytest.mark.parametrize(
-    "kind", ["garbage", "unknown decision", "unknown bundle", "no such path", "older", "changed"]
+    "kind",
+    [
+        "garbage",
+        "unknown decision",
+        "unknown bundle",
+        "no such path",
+        "no parts",
+        "no weights",
+        "older",
+        "changed",
+    ],
 )
 def test_a_bad_document_changes_nothing(
     follower: Follower, write: Write, first: str, full_id: str, kind: str
@@ -146,6 +162,10 @@ def test_a_bad_document_changes_nothing(
             write(deployment(3, [arm("cascade", "e" * 64)]))
         case "no such path":
             write(deployment(3, [arm("cascade", first, "generative")]))
+        case "no parts":
+            write(deployment(3, [arm("cascade", first, "blended")]))
+        case "no weights":
+            write(deployment(3, [arm("cascade", full_id, "blended")], blend={"generative": -1.0}))
         case "older":
             write(deployment(1, [arm("cascade", first)]))
         case "changed":
@@ -225,6 +245,77 @@ def test_histories_come_from_the_store_and_events_count_at_once(service: Service
     after = service.recommend(RecommendRequest(user_id="u00", k=40, path="cascade"))
     assert ids[0] not in [item.item_id for item in after.items]
     assert after.unknown_items == ["new"]
+
+
+def wait_for_revision(service: Service, revision: int) -> None:
+    deadline = time.monotonic() + 5
+    while service.health()["deployment"] != revision and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert service.health()["deployment"] == revision
+
+
+@pytest.mark.parametrize("path", [path.value for path in PathName])
+def test_every_path_of_a_deployment_serves_its_arm(
+    service: Service, write: Write, full_id: str, path: str
+) -> None:
+    write(deployment(2, [arm("treatment", full_id, path)], stage="hybrid", decision_sha256=DECISION))
+    wait_for_revision(service, 2)
+    answer = service.recommend(RecommendRequest(user_id="u00", k=5))
+    assert (answer.path, answer.arm, answer.fallback, answer.preview) == (path, "treatment", None, False)
+    (exposure,) = shown(service)
+    assert (exposure["path"], exposure["exposure_id"]) == (path, answer.exposure_id)
+    assert exposure["item_ids"] == [item.item_id for item in answer.items]
+    assert exposure["sources"] == [item.source for item in answer.items]
+
+
+def test_an_interleaved_list_can_be_drafted_again_from_its_exposure(
+    service: Service, write: Write, full_id: str
+) -> None:
+    arms = [arm("control", full_id), arm("treatment", full_id, "generative")]
+    pure = {}
+    for revision, own in enumerate(arms, start=2):
+        write(deployment(revision, [own], decision_sha256=DECISION))
+        wait_for_revision(service, revision)
+        pure[own["path"]] = [
+            item.item_id for item in service.recommend(RecommendRequest(user_id="u00")).items
+        ]
+    write(deployment(4, [arm("interleaved", full_id, "interleaved")], decision_sha256=DECISION))
+    wait_for_revision(service, 4)
+    for _ in range(5):
+        answer = service.recommend(RecommendRequest(user_id="u00"))
+        exposure = shown(service)[-1]
+        random = coins(Request(history=np.array([]), timestamps=np.array([]), draw=exposure["exposure_id"]))
+        draft = team_draft(pure["cascade"], pure["generative"], 10, random)
+        names = {"a": "cascade", "b": "generative", None: None}
+        assert exposure["item_ids"] == list(draft.items) == [item.item_id for item in answer.items]
+        assert [team_of(source) for source in exposure["sources"]] == [names[team] for team in draft.teams]
+
+
+def test_the_deployment_s_weights_blend_the_lists(service: Service, write: Write, full_id: str) -> None:
+    lists = {}
+    for revision, weight in enumerate([0.0, 0.5, 1.0], start=2):
+        blend = {"cascade": 1 - weight, "generative": weight}
+        document = deployment(revision, [arm("a", full_id, "blended")], blend=blend, decision_sha256=DECISION)
+        write(document)
+        wait_for_revision(service, revision)
+        lists[weight] = service.recommend(RecommendRequest(user_id="u00", k=4)).items
+    for weight, name in ((0.0, "cascade"), (1.0, "generative")):
+        alone = service.recommend(RecommendRequest(user_id="u00", k=4, path=name)).items
+        assert [item.item_id for item in lists[weight]] == [item.item_id for item in alone]
+    assert {name for item in lists[0.5] for name in places_of(item.source)} == {"cascade", "generative"}
+
+
+def test_what_is_made_of_two_is_previewed_on_the_contender(service: Service, full_id: str) -> None:
+    for path in sorted(COMPOSED):
+        preview = service.recommend(RecommendRequest(user_id="u00", k=5, path=path.value))
+        assert (preview.path, preview.bundle, preview.preview) == (path.value, full_id, True)
+        again = service.recommend(RecommendRequest(user_id="u00", k=5, path=path.value))
+        assert again.items == preview.items  # a preview's coins are the user's and their history's
+    assert shown(service) == []
+
+
+def test_the_wire_knows_every_path() -> None:
+    assert set(get_args(ServedPath)) == {path.value for path in PathName}
 
 
 def test_feedback_names_the_list_that_it_answers(service: Service) -> None:
@@ -347,7 +438,11 @@ def test_the_command_reads_users_and_refuses_what_is_no_list(
 ) -> None:
     users, out = tmp_path / "users.csv", tmp_path / "out.parquet"
     users.write_text("user_id\n007\nu01\nu01\n")
-    assert recommend_file(workspace, "tiny", users, out, k=2, path="generative").startswith("2 lists")
+    for path in ("interleaved", "generative"):
+        assert recommend_file(workspace, "tiny", users, out, k=2, path=path).startswith("2 lists")
+        assert set(pl.read_parquet(out)["path"]) == {path}
+    with pytest.raises(DataError, match="--path 'mixed': it is one of cascade, "):
+        recommend_file(workspace, "tiny", users, out, path="mixed")
     assert pl.read_parquet(out)["user_id"].unique().sort().to_list() == ["007", "u01"]
     users.write_text("who\nu01\n")
     with pytest.raises(DataError, match="no column 'user_id'"):

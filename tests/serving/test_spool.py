@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,15 @@ def test_what_was_appended_comes_back_once_and_as_it_was(tmp_path: Path) -> None
     assert found == [first, exposure("b", None, user_hash="h", arm=None, deployment=None)]
     assert not spool.pending()
     assert names(spool) == []
+
+
+def test_rows_of_the_version_before_are_carried_over(tmp_path: Path) -> None:
+    row = asdict(exposure("a"))
+    del row["sources"]
+    (tmp_path / "old.jsonl").write_text(json.dumps(row) + "\n")
+    found: list[Exposure] = []
+    Spool(tmp_path).replay(found.extend)
+    assert found == [exposure("a", sources=None)]
 
 
 def test_the_spool_is_for_nobody_else_to_read(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from segue.decoding.settings import DecodingSettings
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import new_model, save_model
 from segue.items import Items, ItemVectors
-from segue.paths import ListRules, RankedList, Request
+from segue.paths import IndexArray, ListRules, RankedList, Request, Scores
 from segue.registry.bundle import BundleManifest, write_bundle, write_incumbent_bundle
 from segue.schema import PathName, UserGroup
 from segue.tokenizers.item_map import ItemMap, bound_items
@@ -146,14 +146,33 @@ class FakePath:
         self.hang: threading.Event | None = None  # waits for it
         self.answer: list[int] | None = None  # shown whatever the rules say
         self.nan = False
+        self.routes: dict[str, Sequence[IndexArray]] = {}  # of the last call
         self._n = n_items
 
     def recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
+        return self.recommend_with(requests, k, rules, {})
+
+    def score(self, requests: Sequence[Request], items: Sequence[IndexArray]) -> list[Scores]:
+        """The larger the index the better, so that a reranked list is told from a proposed one."""
+        self._begin()
+        return [np.where(self.nan, np.nan, own).astype(np.float32) for own in items]
+
+    def _begin(self) -> None:
         self.calls += 1
         if self.hang is not None:
             self.hang.wait(10)
         if self.error is not None:
             raise self.error
+
+    def recommend_with(
+        self,
+        requests: Sequence[Request],
+        k: int,
+        rules: ListRules,
+        routes: Mapping[str, Sequence[IndexArray]],
+    ) -> list[RankedList]:
+        self._begin()
+        self.routes = dict(routes)
         lists = []
         for request in requests:
             if self.answer is not None:

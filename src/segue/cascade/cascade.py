@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path as Folder
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from segue.cascade.settings import CascadeSettings
 from segue.errors import ArtifactError, DataError
 from segue.items import Items
 from segue.paths import IndexArray, ListRules, RankedList, Request
-from segue.ranking.rules import allowed_mask
+from segue.ranking.rules import allowed_mask, checked_items
 from segue.ranking.select import select
 from segue.schema import PathName
 
@@ -65,9 +66,36 @@ class CascadePath:
 
     def recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
         """One list a request. Raises DataError for ``k`` below 1 and for item indices that do not exist."""
-        return [
-            found for batch in _batches(requests, k, self.items) for found in self._batch(batch, k, rules)
-        ]
+        return self.recommend_with(requests, k, rules, {})
+
+    def recommend_with(
+        self,
+        requests: Sequence[Request],
+        k: int,
+        rules: ListRules,
+        routes: Mapping[str, Sequence[IndexArray]],
+    ) -> list[RankedList]:
+        """One list a request, further ``routes`` among its recall: by name, [M] item indices a request.
+
+        They are ranked like all others, so an item that the ranker puts behind the list's end is not shown, whoever
+        proposed it. Raises DataError as :meth:`recommend`, and for routes that are named like an own one, or do not
+        answer every request.
+        """
+        for name, proposed in routes.items():
+            if name in ROUTES:
+                raise DataError(
+                    f"{name!r} is a recall route of this cascade: call the further one differently"
+                )
+            if len(proposed) != len(requests):
+                raise DataError(
+                    f"route {name!r} proposes for {len(proposed)} requests, and there are {len(requests)}"
+                )
+        lists: list[RankedList] = []
+        for batch in _batches(requests, k, self.items):
+            part = slice(len(lists), len(lists) + len(batch))
+            further = {name: proposed[part] for name, proposed in routes.items()}
+            lists.extend(self._batch(batch, k, rules, further))
+        return lists
 
     def recall(
         self, requests: Sequence[Request], rules: ListRules, per_route: int | None = None
@@ -94,7 +122,13 @@ class CascadePath:
             "popularity": recall_shared(self._by_popularity, allowed, limit),
         }
 
-    def _batch(self, requests: Sequence[Request], k: int, rules: ListRules) -> Iterator[RankedList]:
+    def _batch(
+        self,
+        requests: Sequence[Request],
+        k: int,
+        rules: ListRules,
+        further: Mapping[str, Sequence[IndexArray]],
+    ) -> Iterator[RankedList]:
         allowed = _masks(requests, rules, len(self.items))
         sasrec, two_tower = self.sasrec.users(requests), self.two_tower.users(requests)
         # A list longer than a route's proposals would otherwise run short.
@@ -103,6 +137,10 @@ class CascadePath:
         for bit, found in enumerate(self._recall(requests, allowed, sasrec, two_tower, limit).values()):
             rows, columns = np.nonzero(found >= 0)
             proposers[rows, found[rows, columns]] |= 1 << bit
+        for bit, proposed in enumerate(further.values(), start=len(ROUTES)):
+            for row, items in enumerate(proposed):
+                known = checked_items(items, len(self.items), "a recall route")
+                proposers[row, known[allowed[row, known]]] |= 1 << bit
         rows, candidates = np.nonzero(proposers)
         scores = rank_scores(
             rows,
@@ -113,7 +151,7 @@ class CascadePath:
             popularity=self._log_counts[candidates],
             unknown_items=self.settings.unknown_items,
         )
-        sources = _SOURCES[proposers[rows, candidates]]
+        sources = _sources((*ROUTES, *further))[proposers[rows, candidates]]
         bounds = np.searchsorted(rows, np.arange(len(requests) + 1))
         for row, request in enumerate(requests):
             part = slice(bounds[row], bounds[row + 1])
@@ -255,7 +293,15 @@ def _products(users: Floats, vectors: Floats, rows: IndexArray, items: IndexArra
     return found
 
 
-_SOURCES = np.array(
-    ["+".join(name for bit, name in enumerate(ROUTES) if proposers >> bit & 1) for proposers in range(16)],
-    dtype=object,
-)
+@cache
+def _sources(routes: tuple[str, ...]) -> npt.NDArray[np.object_]:
+    """[2^R] the text for every set of ``routes``, by their bits."""
+    if len(routes) > 8:
+        raise DataError(f"{len(routes)} recall routes: at most 8 are told apart")
+    return np.array(
+        [
+            "+".join(name for bit, name in enumerate(routes) if proposers >> bit & 1)
+            for proposers in range(1 << len(routes))
+        ],
+        dtype=object,
+    )

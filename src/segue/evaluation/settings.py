@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
 from segue.settings import Settings
@@ -22,6 +24,10 @@ class EvaluationSettings(Settings):
     )  # the least popular items that make up 80 % of the catalogue
     short_history: int = Field(20, ge=1)  # events or fewer
     overlap_users: int = Field(256, ge=1)  # asked, to compare the refitted model's lists with the evaluated
+    # Paths made of the cascade's and the generative one that are measured beside them.
+    composed: tuple[Literal["recall_route", "rerank", "blended"], ...] = ("rerank", "blended")
+    # The generative part's shares that are tried on validation for the blend.
+    blend_shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.25, 0.5, 0.75), min_length=1)
     examples: int = Field(3, ge=0)  # users shown with their lists
     threads: int = Field(2, ge=1)  # of torch; recorded, because float sums depend on it
     seed: int = 17

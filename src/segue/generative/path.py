@@ -7,7 +7,7 @@ leave. A model without a dense head (TIGER) proposes by its beam alone and is sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,9 +19,9 @@ from segue.decoding.beam import beam_search
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
 from segue.generative.store import Folder, load_fusion, load_model
-from segue.paths import ListRules, RankedList, Request
+from segue.paths import IndexArray, ListRules, RankedList, Request, Scores
 from segue.protocols import BoundItems, DenseHead, GenerativeRecommender, HistoryBatch
-from segue.ranking.rules import allowed_mask
+from segue.ranking.rules import allowed_mask, checked_items
 from segue.ranking.select import select
 from segue.schema import PathName
 
@@ -147,6 +147,35 @@ class GenerativePath:
         return lists
 
     @torch.inference_mode()
+    def score(self, requests: Sequence[Request], items: Sequence[IndexArray]) -> list[Scores]:
+        """[M] exact scores of each request's ``items`` [M]: those of its own lists. -inf: a retired item, which cannot be
+        said.
+
+        Raises DataError for items that do not exist, and where not every request has its array of them.
+        """
+        if len(items) != len(requests):
+            raise DataError(f"{len(items)} arrays of items for {len(requests)} requests: give each its own")
+        scores: list[Scores] = []
+        together = _BATCH[self.model.trie.items.device.type]
+        for low in range(0, len(requests), together):
+            scores.extend(self._score(requests[low : low + together], items[low : low + together]))
+        return scores
+
+    def _score(self, requests: Sequence[Request], items: Sequence[IndexArray]) -> Iterator[Scores]:
+        asked = np.full((len(items), max([1, *(len(one) for one in items)])), -1, dtype=np.int64)
+        for row, one in enumerate(items):
+            known = checked_items(one, len(self._active), "score")
+            asked[row, : len(known)] = np.where(self._active[known], known, -1)
+        histories = HistoryBatch.from_requests(requests, self.max_length)
+        context = self.model.encode(histories, [request.context for request in requests])
+        placed = torch.from_numpy(asked).to(self.model.trie.items.device)
+        dense = self._dense_log_probs(context)
+        found = self._scored(context, placed, torch.zeros_like(placed), dense)
+        total = fused(found, self.dense_weight).cpu().numpy()
+        for row, one in enumerate(items):
+            yield total[row, : len(one)]
+
+    @torch.inference_mode()
     def candidates(
         self,
         histories: HistoryBatch,
@@ -169,6 +198,10 @@ class GenerativePath:
             best, place = dense.masked_fill(~allowed, -torch.inf).topk(wanted, dim=1)
             proposed.append((_DENSE, torch.where(best.isneginf(), -1, place)))
         items, proposers = _union(proposed)
+        return self._scored(context, items, proposers, dense)
+
+    def _scored(self, context: Any, items: Tensor, proposers: Tensor, dense: Tensor | None) -> Candidates:
+        """Both heads' exact log-probabilities of ``items`` [B, M]; ``dense`` [B, N] of all of them."""
         absent, known = items < 0, items.clamp(min=0)
         neither = torch.zeros(items.shape, device=items.device)  # of a head that has no part in the score
         code = neither if self.heads == "dense" else self.model.log_likelihood(context, known)

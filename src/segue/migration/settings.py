@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from segue.blending.weights import checked_weights
+from segue.errors import ConfigurationError
 from segue.schema import PathName
 from segue.settings import Settings
 
@@ -58,3 +60,12 @@ class MigrationSettings(Settings):
     blend: dict[str, float] | None = None
     scenario: str | None = None  # a declared segment of requests; null: everybody
     salt: str = "segue"
+
+    @field_validator("blend")
+    @classmethod
+    def _weights(cls, blend: dict[str, float] | None) -> dict[str, float] | None:
+        try:
+            checked_weights(blend)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return blend

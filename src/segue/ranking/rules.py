@@ -24,9 +24,9 @@ def allowed_mask(rules: ListRules, request: Request, n_items: int) -> BoolArray:
         check_allowed(rules, n_items)
         mask = rules.allowed.astype(bool, copy=True)
     if rules.excluded is not None:
-        mask[_checked(rules.excluded, n_items, "excluded")] = False
+        mask[checked_items(rules.excluded, n_items, "excluded")] = False
     if rules.filter_seen:
-        mask[_checked(request.history, n_items, "history")] = False
+        mask[checked_items(request.history, n_items, "history")] = False
     return mask
 
 
@@ -49,7 +49,8 @@ def hidden_items(rules: ListRules, seen: npt.NDArray[np.integer]) -> npt.NDArray
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
 
 
-def _checked(items: npt.NDArray[np.integer], n_items: int, name: str) -> npt.NDArray[np.int64]:
+def checked_items(items: npt.NDArray[np.integer], n_items: int, name: str) -> npt.NDArray[np.int64]:
+    """``items`` as int64. Raises DataError naming ``name`` for an index that none of the ``n_items`` has."""
     indices = np.asarray(items, dtype=np.int64)
     wrong = indices[(indices < 0) | (indices >= n_items)]
     if wrong.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 
@@ -74,8 +75,8 @@ def recommend_file(
     column or holds an empty id, or where the path is unknown.
     """
     names = read_users(users)
-    if path not in (None, "generative", "cascade", "popularity"):
-        raise DataError(f"--path {path!r}: it is generative, cascade or popularity")
+    if path is not None and path not in get_args(ServedPath):
+        raise DataError(f"--path {path!r}: it is one of {', '.join(get_args(ServedPath))}")
     service = Service.following(workspace, dataset, poll_seconds=3600)
     try:
         count = recommend_to_parquet(service, names, out, k=k, path=path)  # type: ignore[arg-type]  # checked above

@@ -1,19 +1,19 @@
 """The engine behind any server: one bundle, its paths, and what happens when a path fails (DESIGN rule 14).
 
 A list is made by the path that was asked for; where that path raises, is too slow, returns something that is
-no list of this catalogue, or is not there, the next one makes it: generative -> cascade -> popularity. The
-answer says which one did, and why; every failure is logged with its traceback and counted.
+no list of this catalogue, or is not there, the next one makes it: generative -> cascade -> popularity. A path that is made of
+the cascade's and the generative one (:mod:`segue.blending`) is followed by the cascade, or by popularity where it was
+the cascade that failed; the failure counts for the part. The answer says which path made the list, and why; every failure is
+logged with its traceback and counted.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -22,14 +22,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from segue.blending.compose import COMPOSED, compose
 from segue.errors import ArtifactError, DataError
 from segue.items import Items, ItemVectors
 from segue.paths import ListRules, Path, RankedList, Request
-from segue.ranking.rules import allowed_mask
 from segue.ranking.select import select
 from segue.registry.bundle import INCUMBENT, ITEM_MAP, MODEL, BundleManifest, read_bundle
 from segue.schema import Catalogue, PathName
 from segue.serving.breaker import Breaker
+from segue.serving.guarded_path import GuardedPath, PathFailure, UnreadablePath
 from segue.serving.popularity import PopularityPath
 from segue.serving.requests import Filters, RecommendedItem
 
@@ -48,6 +49,7 @@ class History:
     user_id: str | None = None
     now: int | None = None
     context: Mapping[str, str] | None = None
+    draw: str | None = None  # see :attr:`segue.paths.Request.draw`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,35 +62,16 @@ class Served:
     unknown_items: tuple[str, ...]
 
 
-class PathFailure(Exception):
-    """A path made no list that may be shown."""
-
-
-class UnreadablePath:
-    """A path whose model this code cannot read: it fails with the reason, so that breaker and fallback deal with it."""
-
-    def __init__(self, name: PathName, reason: str) -> None:
-        self.name = name
-        self.reason = reason
-
-    def recommend(
-        self,
-        requests: Sequence[Request],  # noqa: ARG002
-        k: int,  # noqa: ARG002
-        rules: ListRules,  # noqa: ARG002
-    ) -> list[RankedList]:
-        raise ArtifactError(self.reason)
-
-
 class Engine:
     """One bundle, loaded. Thread-safe: nothing but counters and breakers changes after construction.
 
     Args:
         manifest: what the bundle says of itself.
         items: its item table.
-        paths: its paths by name; popularity is added where it is missing.
+        paths: its paths by name; popularity is added where it is missing, and what can be made of them.
         vectors: the items' aligned vectors, for similar items; None: the cascade answers.
-        budget_ms: what one request may take on one path; a batch of B may take B times that.
+        budget_ms: what one request may take on one path; a batch of B may take B times that. A path that is made of
+            two asks each within its own.
         default_k: the length of a list where a request names none.
     """
 
@@ -111,9 +94,10 @@ class Engine:
         self._counting = threading.Lock()
         self._vectors = vectors
         self._budget = budget_ms / 1000
-        self._breakers = {name: Breaker() for name in self.paths} | dict(breakers or {})
+        self._breakers = {name: Breaker() for name in self.available} | dict(breakers or {})
         self._filter_seen = bool(manifest.rules.get("filter_seen", True))
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="segue-path")
+        self._guarded = {name: self._guard(path, self._pool) for name, path in self.paths.items()}
 
     @classmethod
     def load(cls, folder: FilePath, *, verify: bool = True) -> Engine:
@@ -168,8 +152,14 @@ class Engine:
         """Let go of the threads; lists that are being made are finished."""
         self._pool.shutdown(wait=False)
 
+    @property
+    def available(self) -> list[PathName]:
+        """Every path that can be asked for: the bundle's own, and what is made of them."""
+        both = PathName.CASCADE in self.paths and PathName.GENERATIVE in self.paths
+        return [*self.paths, *(name for name in PathName if both and name in COMPOSED)]
+
     def has(self, path: PathName) -> bool:
-        return path in self.paths
+        return path in self.available
 
     @property
     def unreadable(self) -> dict[PathName, str]:
@@ -188,10 +178,12 @@ class Engine:
         path: PathName,
         k: int | None = None,
         filters: Filters | None = None,
+        blend: Mapping[str, float] | None = None,
     ) -> list[Served]:
         """One list per history, made by ``path`` or by the next one that can.
 
-        Raises DataError for ``k`` below 1 and for a category that no item has.
+        ``blend``: the weights of the path ``blended``; None: one half each. Raises DataError for ``k`` below 1 and for a
+        category that no item has, ConfigurationError for weights that are none.
         """
         length = self.default_k if k is None else k
         if length < 1:
@@ -203,7 +195,7 @@ class Engine:
             request, missing = self._request(history)
             requests.append(request)
             unknown.append(tuple(missing))
-        lists, made_by, reason = self._make(requests, length, rules, path)
+        lists, made_by, reason = self._make(requests, length, rules, path, blend)
         return [
             Served(items=self._named(ranked), path=made_by, fallback=reason, unknown_items=missing)
             for ranked, missing in zip(lists, unknown, strict=True)
@@ -293,6 +285,7 @@ class Engine:
                 user_id=history.user_id,
                 now=history.now,
                 context=dict(history.context or {}),
+                draw=history.draw,
             ),
             [item for item in ids if item not in self.items.index_of],
         )
@@ -306,65 +299,52 @@ class Engine:
         )
 
     def _make(
-        self, requests: Sequence[Request], k: int, rules: ListRules, wanted: PathName
+        self,
+        requests: Sequence[Request],
+        k: int,
+        rules: ListRules,
+        wanted: PathName,
+        blend: Mapping[str, float] | None,
     ) -> tuple[list[RankedList], PathName, str | None]:
         reasons: list[str] = []
+        failed: set[PathName] = set()
         order = ORDER[ORDER.index(wanted) :] if wanted in ORDER else (wanted, *ORDER[1:])
         for name in order:
+            if name in failed:  # as a part of the path before: it need not be waited for twice
+                continue
             try:
-                lists = self._try(name, requests, k, rules)
+                lists = self._path(name, blend).recommend(requests, k, rules)
             except PathFailure as failure:
-                reasons.append(f"{name.value}: {failure}")
+                failed.add(failure.path)
+                reasons.append(f"{failure.path.value}: {failure}")
                 with self._counting:
-                    self.failures[name, str(failure)] += len(requests)
+                    self.failures[failure.path, str(failure)] += len(requests)
                 continue
             return lists, name, "; ".join(reasons) or None
         raise RuntimeError(f"no path of bundle {self.bundle_id[:12]} could make a list: {'; '.join(reasons)}")
 
-    def _try(self, name: PathName, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
-        path = self.paths.get(name)
-        if path is None:
-            raise PathFailure("not in this bundle")
-        breaker = self._breakers[name]
-        if name is not PathName.POPULARITY and not breaker.allows():
-            raise PathFailure("circuit breaker open")
-        budget = None if name is PathName.POPULARITY else self._budget * max(1, len(requests))
-        started = time.monotonic()
-        future = self._pool.submit(path.recommend, requests, k, rules)
-        try:
-            lists = future.result(timeout=budget)
-            self._check(lists, requests, k, rules)
-        except FutureTimeout as error:
-            future.cancel()
-            breaker.failed()
-            logger.warning("path %s took over %.0f ms", name.value, (time.monotonic() - started) * 1000)
-            raise PathFailure("over its time budget") from error
-        except PathFailure as failure:
-            breaker.failed()
-            logger.error("path %s of bundle %s: %s", name.value, self.bundle_id[:12], failure)
-            raise
-        except Exception as error:
-            breaker.failed()
-            logger.exception("path %s of bundle %s failed", name.value, self.bundle_id[:12])
-            raise PathFailure(f"raised {type(error).__name__}") from error
-        breaker.succeeded()
-        return lists
+    def _path(self, name: PathName, blend: Mapping[str, float] | None) -> GuardedPath:
+        """Raises PathFailure where the bundle has no such path."""
+        if name in self._guarded:
+            return self._guarded[name]
+        if not self.has(name):
+            raise PathFailure(name, "not in this bundle")
+        made = compose(
+            name,
+            cascade=self._guarded[PathName.CASCADE],
+            generative=self._guarded[PathName.GENERATIVE],
+            blend=blend,
+        )
+        # No pool: it waits for its parts, and threads that wait for threads of the same pool can wait for ever.
+        return self._guard(made)
 
-    def _check(
-        self, lists: Sequence[RankedList], requests: Sequence[Request], k: int, rules: ListRules
-    ) -> None:
-        """What is shown is a list of this catalogue that obeys the rules, whoever made it."""
-        if len(lists) != len(requests):
-            raise PathFailure("made a wrong number of lists")
-        for ranked, request in zip(lists, requests, strict=True):
-            allowed = allowed_mask(rules, request, len(self.items))
-            shown = ranked.items
-            if not shown.size:
-                if allowed.any():
-                    raise PathFailure("made an empty list")
-                continue
-            inside = bool((shown >= 0).all() and (shown < len(self.items)).all())
-            if not inside or not allowed[shown].all() or len(np.unique(shown)) < len(shown) or len(shown) > k:
-                raise PathFailure("made an invalid list")
-            if not np.isfinite(ranked.scores).all():
-                raise PathFailure("gave scores that are no numbers")
+    def _guard(self, path: Path, pool: ThreadPoolExecutor | None = None) -> GuardedPath:
+        last_resort = path.name is PathName.POPULARITY
+        return GuardedPath(
+            path,
+            owner=f"bundle {self.bundle_id[:12]}",
+            n_items=len(self.items),
+            breaker=None if last_resort else self._breakers[path.name],
+            pool=pool,
+            budget=None if last_resort else self._budget,
+        )

@@ -20,8 +20,15 @@ import fsspec
 from pydantic import ValidationError
 
 from segue.artifacts import write_text
+from segue.blending.weights import checked_weights
 from segue.errors import ArtifactError, StateError
-from segue.migration.deployment import CURRENT_FILE, Arm, CurrentDeployment, Deployment
+from segue.migration.deployment import (
+    CURRENT_FILE,
+    GENERATIVE_PATHS,
+    Arm,
+    CurrentDeployment,
+    Deployment,
+)
 from segue.registry.bundle import fetch_bundle
 from segue.schema import PathName
 from segue.serving.engine import Engine
@@ -31,8 +38,6 @@ logger = logging.getLogger("segue.serving")
 
 MISSED_POLLS = 10  # looks at the document that a follower may miss before it is said to have stopped looking
 LEAST_SILENCE_SECONDS = 30.0  # a bundle's loading takes a while, and nothing is looked at meanwhile
-
-SERVABLE = frozenset({PathName.CASCADE, PathName.GENERATIVE, PathName.POPULARITY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +59,24 @@ class Serving:
     def preview(self, path: PathName) -> Engine:
         """Whose ``path`` a preview asks: the champion's bundle, else an arm's, else the shadow's.
 
-        For the generative path the shadow's bundle comes first, because it is the one that is to be looked
-        at. Raises StateError where none has that path.
+        For a path that reads the generative model the shadow's bundle comes first, because it is the one that is to be
+        looked at. Raises StateError where none has that path.
         """
         names = [self.default] if self.deployment is None else [self.deployment.champion.bundle]
         if self.deployment is not None:
             names += [name for name in self.deployment.bundles if name not in names]
             shadow = self.deployment.shadow
-            if path is PathName.GENERATIVE and shadow is not None:
+            if path in GENERATIVE_PATHS and shadow is not None:
                 names.insert(0, shadow.bundle)
         for name in names:
             if self.engines[name].has(path):
                 return self.engines[name]
         raise StateError(f"no bundle that is deployed has the path {path.value!r}")
+
+    @property
+    def blend(self) -> dict[str, float] | None:
+        """The weights of blended lists; None: one half each."""
+        return None if self.deployment is None else self.deployment.blend
 
     @property
     def revision(self) -> int | None:
@@ -186,11 +196,8 @@ class Follower:
                 engines[name] = held.engines[name]
             else:
                 engines[name] = self.load(fetch_bundle(current.bundles_root, name, self.cache / "bundles"))
+        checked_weights(deployment.blend)
         for arm in deployment.arms:
-            if arm.path not in SERVABLE:
-                raise StateError(
-                    f"arm {arm.name!r} asks for the path {arm.path.value!r}, which is not served yet"
-                )
             if not engines[arm.bundle].has(arm.path):
                 raise StateError(
                     f"bundle {arm.bundle[:12]} of arm {arm.name!r} has no path {arm.path.value!r}"

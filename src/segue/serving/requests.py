@@ -13,7 +13,9 @@ RowId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_
 Action = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
 Seconds = Annotated[int, Field(ge=-(2**53), le=2**53)]  # since 1970-01-01 UTC
 FeedbackKind = Literal["click", "view", "add_to_cart", "like", "purchase", "rating", "dismiss"]
-ServedPath = Literal["generative", "cascade", "popularity"]
+ServedPath = Literal[
+    "cascade", "recall_route", "rerank", "blended", "generative", "interleaved", "popularity"
+]  # :class:`segue.schema.PathName`
 MAX_HISTORY = 10_000
 MAX_BATCH = 256
 
@@ -111,7 +113,7 @@ class RecommendedItem(_Wire):
     item_id: str
     title: str | None
     score: float
-    source: str  # who proposed it
+    source: str  # who proposed it; of blended and interleaved lists see segue.blending.sources
 
 
 class Answer(_Wire):

@@ -6,11 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segue.errors import ConfigurationError, DataError, StateError
+from segue.errors import ConfigurationError, StateError
 from segue.migration.deployment import CURRENT_FILE, Arm
 from segue.registry.bundle import BUNDLE_FILE, read_bundle
 from segue.schema import PathName
@@ -167,6 +167,9 @@ class Service:
             # Lists that one call of a path can make: one engine, path, arm, length and set of filters.
             key = (id(one.engine), one.path, arm, f"{one.k}{one.filters.model_dump_json()}")
             groups.setdefault(key, []).append(place)
+        # Before the lists are made, because an interleaved one draws its coins from its id.
+        logged = self._store is not None and expose
+        ids = [new_exposure_id() if logged and request.path is None else None for request in requests]
         found: dict[int, Served] = {}
         warnings: dict[int, str] = {}
         for places in groups.values():
@@ -174,7 +177,7 @@ class Service:
             histories = []
             for place in places:
                 history, warning = self._history(requests[place])
-                histories.append(history)
+                histories.append(replace(history, draw=ids[place]))
                 if warning is not None:
                     warnings[place] = warning
             lists = one.engine.recommend(
@@ -182,13 +185,14 @@ class Service:
                 path=one.path,
                 k=one.k,
                 filters=one.filters,
+                blend=serving.blend,
             )
             found.update(zip(places, lists, strict=True))
         answers = [
             _answer(serving, routed[place], found[place], requests[place], warnings.get(place), started)
             for place in range(len(requests))
         ]
-        return self._exposed(requests, answers) if expose else answers
+        return self._exposed(requests, answers, ids) if expose else answers
 
     def candidates(self, request: RecommendRequest) -> Answer:
         """Candidates with scores, to be one recall route of another cascade: never an exposure.
@@ -265,7 +269,7 @@ class Service:
             "stage": None if deployment is None else deployment.stage.value,
             "arms": [] if deployment is None else [arm.model_dump(mode="json") for arm in deployment.arms],
             "bundles": {
-                name: [path.value for path in engine.paths] for name, engine in serving.engines.items()
+                name: [path.value for path in engine.available] for name, engine in serving.engines.items()
             },
             "problem": problem,
             "refused_documents": 0 if self._follower is None else self._follower.refused,
@@ -308,13 +312,15 @@ class Service:
         )
         return history, warning
 
-    def _exposed(self, requests: Sequence[RecommendRequest], answers: Sequence[Answer]) -> list[Answer]:
-        """The answers, those that are no previews with the id under which they are on disk."""
+    def _exposed(
+        self, requests: Sequence[RecommendRequest], answers: Sequence[Answer], ids: Sequence[str | None]
+    ) -> list[Answer]:
+        """The answers, those that are no previews with the id of ``ids`` under which they are on disk."""
         if self._store is None:
             return list(answers)
         named = [
-            answer if answer.preview else answer.model_copy(update={"exposure_id": new_exposure_id()})
-            for answer in answers
+            answer if answer.preview else answer.model_copy(update={"exposure_id": own})
+            for answer, own in zip(answers, ids, strict=True)
         ]
         now = time.time()
         shown = [
@@ -380,7 +386,7 @@ def _answer(
 ) -> Answer:
     return Answer(
         items=list(served.items),
-        path=_wire(served.path),
+        path=served.path.value,
         bundle=routed.engine.bundle_id,
         deployment=serving.revision,
         arm=None if routed.arm is None else routed.arm.name,
@@ -390,12 +396,6 @@ def _answer(
         latency_ms=_milliseconds(started),
         warnings=[] if warning is None else [warning],
     )
-
-
-def _wire(path: PathName) -> Any:
-    if path not in (PathName.GENERATIVE, PathName.CASCADE, PathName.POPULARITY):
-        raise DataError(f"the path {path.value!r} is not served yet")
-    return path.value
 
 
 def _milliseconds(started: float) -> float:

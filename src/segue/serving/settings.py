@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from segue.schema import PathName
 from segue.settings import Settings
 
 
@@ -18,6 +19,8 @@ class ServingSettings(Settings):
     )  # what one request may take on one path before the next one answers
     image: Literal["gpu", "cpu"] = "gpu"
     check_requests: int = Field(200, ge=1)  # to each path
+    # Add what a stage is to serve, where that is another one: a policy asks for its latency and invalid rate then.
+    check_paths: tuple[PathName, ...] = Field((PathName.GENERATIVE, PathName.CASCADE), min_length=1)
     check_concurrency: int = Field(4, ge=1)
     check_start_seconds: float = Field(60.0, gt=0)  # how long the server may take to start
     check_seed: int = 17

@@ -11,19 +11,22 @@ import torch
 
 from segue.artifacts import read_json
 from segue.bases import REPLACED_MODEL
+from segue.blending.blended import BlendedPath
+from segue.blending.compose import compose
 from segue.cascade import load_paths
 from segue.data.sequences import Sequences
 from segue.evaluation.assessment import Catalogue, assess, rounded, to_evidence, user_metrics
+from segue.evaluation.blend import ByProposer, best_share, blend_by_share
 from segue.evaluation.protocol import audience, build_cases, evaluate_path, head_agreement, slices
 from segue.evaluation.results import choose_examples, write_results
 from segue.generative.path import load_path
 from segue.items import Items, ItemVectors
 from segue.params import Params
-from segue.paths import ListRules
+from segue.paths import CandidateRanker, ItemScorer, ListRules
 from segue.paths import Path as RecommendationPath
 from segue.protocols import BoundItems
 from segue.registry.bundle import stated_recipe
-from segue.schema import Part, UserGroup
+from segue.schema import Part, PathName, UserGroup
 from segue.steps.runner import StepContext, code_version, read_record
 from segue.tokenizers.item_map import bound_items
 from segue.training.provenance import trained_on
@@ -66,6 +69,7 @@ def run(context: StepContext) -> None:
     if (replaced := context.kept(REPLACED_MODEL)) is not None:
         # Both were trained without the test part, so the retrained model is judged beside the one that it replaces.
         paths[REPLACED] = load_path(replaced, bound, params.decoding)
+    blend = _add_composed(context, paths, regular, rules)
     for name, path in paths.items():
         context.progress(f"{name}: {len(cases)} lists of {settings.list_length}")
         found = evaluate_path(path, cases, rules, settings.list_length, settings.batch_size)
@@ -91,6 +95,7 @@ def run(context: StepContext) -> None:
     )
     context.progress(f"{settings.bootstrap_samples} bootstrap samples of {int(members['all'].sum())} users")
     pairs = [(GENERATIVE, other) for other in answers if other != GENERATIVE]
+    pairs += [(name, "cascade") for name in settings.composed]
     pairs.append(("cascade", "popularity"))  # what an incumbent must be worth at the least
     assessment = assess(per_user, answers, members, pairs, catalogue, settings)
     recipe = stated_recipe(
@@ -102,7 +107,7 @@ def run(context: StepContext) -> None:
     evidence = to_evidence(
         assessment,
         recipe=recipe,
-        values_of=(GENERATIVE, "cascade"),
+        values_of=(GENERATIVE, "cascade", *settings.composed),
         confidence=settings.confidence,
         protocol=f"{split['protocol']}, test, full catalogue, seen items "
         + ("hidden" if params.rules.filter_seen else "shown"),
@@ -129,7 +134,7 @@ def run(context: StepContext) -> None:
             seed=settings.seed,
         ),
         protocol=_protocol(
-            context, split, items, assessment.users, agreement, recipe, retired=int((~active).sum())
+            context, split, items, assessment.users, agreement, recipe, blend, retired=int((~active).sum())
         ),
     )
     _report(context, assessment.values["all"])
@@ -155,6 +160,49 @@ def contenders(
     return paths
 
 
+def _add_composed(
+    context: StepContext, paths: dict[str, RecommendationPath], regular: Sequences, rules: ListRules
+) -> dict[str, Any] | None:
+    """Put the paths that are made of the cascade's and the generative one among ``paths``.
+
+    Returns the blend's weights and, by the generative share, the figures on validation that chose them; None: no blend
+    is measured.
+    """
+    settings = context.params.evaluation
+    cascade, generative = paths["cascade"], paths[GENERATIVE]
+    blend = None
+    for name in map(PathName, settings.composed):
+        if name is PathName.BLENDED:
+            cases = build_cases({UserGroup.REGULAR: regular}, Part.VALIDATION.value)
+            context.progress(f"blend: {len(settings.blend_shares)} weights on validation, {len(cases)} users")
+            by_share = blend_by_share(
+                cascade,
+                generative,
+                cases,
+                rules,
+                shares=settings.blend_shares,
+                k=settings.headline_cutoff,
+                batch_size=settings.batch_size,
+            )
+            share = best_share(by_share)
+            weights = {PathName.CASCADE.value: 1 - share, PathName.GENERATIVE.value: share}
+            blend = {
+                "weights": weights,
+                f"validation_ndcg@{settings.headline_cutoff}": {
+                    str(tried): rounded(figure) for tried, figure in by_share.items()
+                },
+            }
+            context.metrics["blend/generative_weight"] = share
+            paths[name.value] = ByProposer(
+                BlendedPath(cascade=cascade, generative=generative, weights=weights)
+            )
+        else:
+            assert isinstance(cascade, CandidateRanker)
+            assert isinstance(generative, ItemScorer)
+            paths[name.value] = compose(name, cascade=cascade, generative=generative)
+    return blend
+
+
 def _protocol(
     context: StepContext,
     split: dict[str, Any],
@@ -162,6 +210,7 @@ def _protocol(
     users: dict[str, int],
     agreement: dict[str, Any],
     recipe: str,
+    blend: dict[str, Any] | None,
     *,
     retired: int,
 ) -> dict[str, Any]:
@@ -177,6 +226,7 @@ def _protocol(
         "decoding": params.decoding.model_dump(mode="json"),
         "head_agreement": agreement,
         "recipe": recipe,
+        "blend": blend,
         "trained_on": {name: trained_on(context.inputs[name]) for name in ("incumbent", "generative_model")},
         **params.evaluation.model_dump(mode="json"),
     }

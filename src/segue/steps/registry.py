@@ -253,6 +253,7 @@ STEPS: tuple[Step, ...] = (
         keeps=("replaced_model",),
         code=(
             *LIST_MAKING,
+            "blending",
             "evaluation",
             "migration.evidence",
             "migration.recipe",

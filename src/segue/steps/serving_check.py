@@ -20,7 +20,7 @@ from segue.serving.engine import Engine
 from segue.serving.packaging import build_bento
 from segue.steps.runner import StepContext, code_version
 
-PATHS = (PathName.GENERATIVE, PathName.CASCADE)
+COMPARED = (PathName.GENERATIVE, PathName.CASCADE)  # with the lists of the bundle that is kept
 OVERLAP_K = 10
 RATES = ("error_rate", "invalid_rate", "seen_rate", "empty_rate", "fallback_rate")
 
@@ -50,7 +50,7 @@ def run(context: StepContext) -> None:
     ) as url:
         start_seconds = time.monotonic() - started
         context.progress(f"{tag} was ready after {start_seconds:.1f} s; {len(cases)} requests to each path")
-        for path in PATHS:
+        for path in settings.check_paths:
             findings = ask(
                 url,
                 path,
@@ -117,7 +117,7 @@ def _overlaps(context: StepContext, manifest: BundleManifest, cases: Sequence[An
     try:
         return {
             path.value: overlap(before, after, path, cases, OVERLAP_K)
-            for path in PATHS
+            for path in COMPARED
             if before.has(path) and after.has(path)
         }
     finally:

@@ -16,7 +16,7 @@ def exposure(name: str, user: str | None = "u00", **change: Any) -> Exposure:
     values: dict[str, Any] = {
         "exposure_id": name, "user_id": user, "arm": "treatment", "path": "generative", "bundle": "b" * 64,
         "deployment": 3, "item_ids": ["i001", "i002"], "fallback": None, "warnings": [], "latency_ms": 2.0,
-        "shown_at": 1000.5,
+        "shown_at": 1000.5, "sources": ["beam", "dense"],
     }  # fmt: skip
     return Exposure(**(values | change))
 

@@ -102,7 +102,8 @@ def test_an_upgrade_that_fails_leaves_the_old_store(old: str, monkeypatch: pytes
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE segue_feedback (somebody_elses INTEGER)")
     with pytest.raises(
-        StateError, match="could not be upgraded from version 1 to version 2, and is as it was"
+        StateError,
+        match=f"could not be upgraded from version 1 to version {SCHEMA_VERSION}, and is as it was",
     ):
         Store(old)
     with engine.begin() as connection:
@@ -163,14 +164,14 @@ def test_a_newer_store_is_refused(database_url: str) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE segue_store SET value = '9' WHERE key = 'schema_version'")
     engine.dispose()
-    with pytest.raises(StateError, match="has schema version 9, this code works on 2"):
+    with pytest.raises(StateError, match=f"has schema version 9, this code works on {SCHEMA_VERSION}"):
         Store(database_url)
 
 
 def test_the_code_of_version_1_refuses_an_upgraded_store(old: str) -> None:
     """It compares this row with '1': see :mod:`tests.serving.store.version_1`."""
     Store(old).close()
-    assert ("schema_version", "2") in dump(old)["segue_store"]
+    assert ("schema_version", str(SCHEMA_VERSION)) in dump(old)["segue_store"]
 
 
 def test_opening_an_up_to_date_store_needs_no_alembic(database_url: str, repository: Path) -> None:

@@ -102,6 +102,7 @@ def test_exposures_are_there_for_others_at_once_and_name_nobody(store: Store, da
     assert (first["item_ids"], first["arm"], first["deployment"]) == (["i001", "i002"], "treatment", 3)
     assert (first["shown_at"], first["latency_ms"], first["warnings"]) == (1000.5, 2.0, [])
     assert (second["user_hash"], second["warnings"]) == (None, ["slow"])
+    assert (first["sources"], second["sources"]) == (["beam", "dense"], ["beam", "dense"])
     assert [row["exposure_id"] for row in store.exposures(after=first["sequence"])] == ["e2"]
 
 
@@ -115,6 +116,7 @@ def test_a_preview_is_no_exposure() -> None:
         Exposure.of("u00", answer, 1.0)
     shown = Exposure.of("u00", answer.model_copy(update={"preview": False}), 1.0)
     assert (shown.item_ids, shown.user_id, shown.shown_at) == (["i001"], "u00", 1.0)
+    assert shown.sources == ["beam"]
     assert shown.exposure_id
 
 

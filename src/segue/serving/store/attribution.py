@@ -33,6 +33,7 @@ EXPOSURES: Final[dict[str, Any]] = {
     "bundle": pl.String,
     "deployment": pl.Int64,
     "item_ids": pl.List(pl.String),
+    "sources": pl.List(pl.String),  # of each item; null: logged before they were
     "fallback": pl.String,
     "warnings": pl.String,
     "latency_ms": pl.Float64,

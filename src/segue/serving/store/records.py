@@ -37,6 +37,8 @@ class Exposure:
     warnings: list[str]
     latency_ms: float
     shown_at: float  # seconds since 1970-01-01 UTC
+    # Who proposed each item, as in the answer; None: spooled by a version that did not say.
+    sources: list[str] | None = None
 
     @classmethod
     def of(cls, user_id: str | None, answer: Answer, shown_at: float) -> Exposure:
@@ -55,6 +57,7 @@ class Exposure:
             warnings=list(answer.warnings),
             latency_ms=answer.latency_ms,
             shown_at=shown_at,
+            sources=[item.source for item in answer.items],
         )
 
 

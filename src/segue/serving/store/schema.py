@@ -20,7 +20,7 @@ from segue.errors import StateError
 from segue.serving.store.connection import Database
 from segue.serving.store.tables import about
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 VERSION_TABLE: Final = "segue_store_revision"  # Alembic's usual name may belong to somebody else's tables
 _MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 _PATIENCE_SECONDS = 600  # how long an opening waits for another process's upgrade

@@ -233,6 +233,7 @@ class Store:
                 "bundle": one.bundle,
                 "deployment": one.deployment,
                 "item_ids": json.dumps(one.item_ids),
+                "sources": None if one.sources is None else json.dumps(one.sources),
                 "fallback": one.fallback,
                 "warnings": json.dumps(one.warnings) if one.warnings else None,
                 "latency_ms": one.latency_ms,
@@ -529,7 +530,11 @@ def _in_bucket(
 
 
 def _exposure(row: sa.RowMapping) -> dict[str, Any]:
-    return dict(row) | {"item_ids": json.loads(row["item_ids"])}
+    sources = row["sources"]
+    return dict(row) | {
+        "item_ids": json.loads(row["item_ids"]),
+        "sources": None if sources is None else json.loads(sources),
+    }
 
 
 def _exported_schema(table: sa.Table) -> pl.Schema:

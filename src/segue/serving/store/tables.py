@@ -56,6 +56,7 @@ exposures = sa.Table(
     sa.Column("exposure_id", sa.String(64), nullable=False),
     sa.Column("warnings", sa.Text),  # JSON list; null: none
     sa.Column("latency_ms", sa.Float),  # null: logged by version 1 of this schema
+    sa.Column("sources", sa.Text),  # JSON list: who proposed each item; null: logged before version 3
     sa.UniqueConstraint("exposure_id", name="one_row_an_exposure"),
     sa.Index("ix_segue_exposures_shown_at", "shown_at"),
 )

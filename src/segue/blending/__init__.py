@@ -1,0 +1,1 @@
+"""Paths that are made of the cascade's and the generative one: each sees nothing of them but :class:`segue.paths.Path`."""

@@ -1,0 +1,61 @@
+"""What ``segue blend fit`` does: weights of the next blend, from what users clicked on in the store."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import polars as pl
+
+from segue.blending.fit import FittedBlend, fit_weights, shown_items
+from segue.errors import StateError
+from segue.migration.deployment import Deployment
+from segue.migration.ledger import Ledger
+from segue.schema import PathName
+from segue.serving.store import Store
+from segue.serving.store.attribution import WINDOW_SECONDS, attribute
+from segue.workspace import Workspace
+
+_DAY = 86_400
+
+
+def fit_blend(
+    workspace: Workspace, dataset: str, store: Store, *, kind: str = "click", days: float | None = None
+) -> FittedBlend:
+    """The weights by which users responded to interleaved and blended lists, of the last ``days`` (None: all).
+
+    Changes nothing. Raises StateError while a blend is being compared with anything, whose weights must stay what they
+    are, and DataError where there is too little to learn from.
+    """
+    refuse_while_frozen(_current(workspace, dataset))
+    with tempfile.TemporaryDirectory() as folder:
+        store.export("exposures", Path(folder) / "exposures.parquet")
+        store.export("feedback", Path(folder) / "feedback.parquet")
+        exposures = pl.read_parquet(Path(folder) / "exposures.parquet")
+        feedback = pl.read_parquet(Path(folder) / "feedback.parquet")
+    attributed = attribute(exposures, feedback, window_seconds=WINDOW_SECONDS)
+    if days is not None:
+        exposures = exposures.filter(pl.col("shown_at") >= time.time() - days * _DAY)
+    clicks = attributed.filter((pl.col("kind") == kind) & pl.col("attributed_to").is_not_null())
+    return fit_weights(shown_items(exposures, clicks.select("item_id", exposure_id="attributed_to")))
+
+
+def refuse_while_frozen(deployment: Deployment | None) -> None:
+    """Raises StateError where ``deployment`` shows blended lists to some users and others to the rest."""
+    if deployment is None or len(deployment.arms) == 1:
+        return
+    blended = [arm.name for arm in deployment.arms if arm.path is PathName.BLENDED]
+    if blended:
+        raise StateError(
+            f"arm {blended[0]!r} of revision {deployment.revision} is a blend that an experiment compares: its weights are "
+            "frozen until the experiment has ended"
+        )
+
+
+def _current(workspace: Workspace, dataset: str) -> Deployment | None:
+    ledger = Ledger.open(workspace, dataset)
+    try:
+        return ledger.current()
+    finally:
+        ledger.close()
