@@ -103,7 +103,7 @@ def test_both_are_trained_and_a_finished_curve_is_not_made_again(
         {
             "mark": 0.99,  # which nobody reaches: the minutes end it
             "minutes": 1e-6,
-            "stretches": 2,
+            "stretches": {HOUSE: 2, T5: 1},
             "seed": 1,
             "t5": {"learning_rate": 1e-3, "batch_events": 64},
             "shape": SHAPE,
