@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from segue.cascade.sasrec import Sasrec
 from segue.cascade.settings import EsasrecSettings
 from segue.protocols import HistoryBatch
-from segue.training.ops import causal_attention
+from segue.training.ops import Dropout, causal_attention
 
 
 class LigrBlock(nn.Module):
@@ -32,7 +32,7 @@ class LigrBlock(nn.Module):
     def __init__(self, dimensions: int, heads: int, dropout: float, feed_forward: int) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.attention_norm = nn.LayerNorm(dimensions)
         self.query_key_value = nn.Linear(dimensions, 3 * dimensions)
         self.attention_out = nn.Linear(dimensions, dimensions)
@@ -48,10 +48,10 @@ class LigrBlock(nn.Module):
         split = self.query_key_value(self.attention_norm(x)).view(rows, width, 3, self.heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4)
         mixed = causal_attention(query, key, value).transpose(1, 2).reshape(rows, width, dimensions)
-        mixed = F.dropout(self.attention_out(mixed), self.dropout, self.training)
+        mixed = self.dropout(self.attention_out(mixed))
         x = x + mixed * torch.sigmoid(self.attention_gate(x))
         gate, inner = self.feed_forward_in(self.feed_forward_norm(x)).chunk(2, dim=-1)
-        hidden = F.dropout(self.feed_forward_out(F.silu(gate) * inner), self.dropout, self.training)
+        hidden = self.dropout(self.feed_forward_out(F.silu(gate) * inner))
         result: Tensor = x + hidden * torch.sigmoid(self.feed_forward_gate(x))
         return result
 

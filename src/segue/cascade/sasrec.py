@@ -52,7 +52,8 @@ class Block(nn.Module):
         mixed = self.attention_out(mixed.transpose(1, 2).reshape(rows, width, dimensions))
         x = x + self.dropout(mixed)
         hidden = self.feed_forward_out(F.relu(self.feed_forward_in(self.feed_forward_norm(x))))
-        return x + self.dropout(hidden)
+        result: Tensor = x + self.dropout(hidden)
+        return result
 
 
 class Sasrec(nn.Module):

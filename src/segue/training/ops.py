@@ -68,7 +68,7 @@ def cross_entropies(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
     autocast scores and probabilities are bf16: a loss above 87 nats is told as 87.
     """
     if users.device.type == "cpu":
-        found: Tensor = _CrossEntropies.apply(users, items, targets)
+        found: Tensor = _CrossEntropies.apply(users, items, targets)  # type: ignore[no-untyped-call]
         return found
     return F.cross_entropy((users @ items.T).float(), targets, reduction="none")
 
@@ -96,7 +96,7 @@ class _CrossEntropies(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         left, right, targets, *chances = ctx.saved_tensors
         to_users, to_items = [], torch.zeros(right.shape, dtype=torch.float32)
         parts = zip(
