@@ -37,6 +37,13 @@ class Policy(Settings):
     requirements: tuple[Requirement, ...] = ()
 
 
+class Costs(Settings):
+    """What a machine costs. A declared price, never a measured one: pages that show money say so."""
+
+    machine_hour: float = Field(0.10, ge=0, allow_inf_nan=False)  # of a machine like the serving check's
+    currency: str = Field("USD", min_length=1)
+
+
 class MigrationSettings(Settings):
     """Policies by what they admit, and how much of the traffic each stage's treatment arm takes."""
 
@@ -58,3 +65,4 @@ class MigrationSettings(Settings):
     blend: dict[str, float] | None = None
     scenario: str | None = None  # a declared segment of requests; null: everybody
     salt: str = "segue"
+    costs: Costs = Costs()
