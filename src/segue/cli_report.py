@@ -29,9 +29,7 @@ def migration(
 ) -> None:
     """The migration page: where it stands, the evidence, every decision, what the next stage lacks, what requests cost."""
     from segue.params import load_params
-    from segue.reporting.migration_page import make_migration_page
+    from segue.steps.migration_report import report_migration
 
     workspace = Workspace.find()
-    print(
-        f"wrote {make_migration_page(workspace, dataset, load_params(workspace, dataset, overrides or []))}"
-    )
+    print(f"wrote {report_migration(workspace, dataset, load_params(workspace, dataset, overrides or []))}")

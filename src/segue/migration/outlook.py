@@ -139,16 +139,20 @@ def _drawn(verdict: Verdict, policy: Policy, traffic: Traffic, reach: int) -> La
             verdict, f"not known before something was measured: {str(error).partition(': ')[2] or error}"
         )
     if need.outcome == "failed":
-        return _told(verdict, f"{need.assumes}: it would fail")
+        return _told(verdict, f"assumed: {need.assumes}; it would fail")
     if need.entered is None:
         return Lack(
             requirement=requirement, status=verdict.status, beyond=True,
-            says=f"{need.assumes}: more than {reach:,} users",
+            says=f"assumed: {need.assumes}; more than {reach:,} users",
         )  # fmt: skip
     return Lack(
-        requirement=requirement, status=verdict.status, users=need.users, entered=need.entered,
-        days=_days(need.entered, traffic), says=f"{need.assumes}; {plan.power:.0%} of such experiments are decided by then",
-    )  # fmt: skip
+        requirement=requirement,
+        status=verdict.status,
+        users=need.users,
+        entered=need.entered,
+        days=_days(need.entered, traffic),
+        says=f"assumed: {need.assumes}; {plan.power:.0%} of such experiments are decided by then",
+    )
 
 
 def _counted(requirement: Requirement, share: float) -> float:

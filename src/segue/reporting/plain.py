@@ -26,7 +26,7 @@ METRICS: Final = {
     "latency_p50_ms": ("Half of the answers come within", "ms"),
     "latency_p95_ms": ("95 % of the answers come within", "ms"),
     "latency_p99_ms": ("99 % of the answers come within", "ms"),
-    "sample_ratio_deviation": ("Users who are not split as planned", "share"),
+    "sample_ratio_deviation": ("How far the split of the users is off the plan", "share"),
     "interleaving_preference": ("Preference for the generated list, of two mixed ones", "share"),
     "duration_days": ("Time that the experiment has run", "days"),
     "feedback_coverage": ("Lists to which feedback came", "share"),

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from segue.reporting.svg import nice_ticks
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 230, 64, 12, 26, 30
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 230, 70, 12, 26, 30
 RULER_WIDTH, RULER_HEIGHT = 210, 30
 _SHOWN_FROM = 0.34  # of the looks: the first ones are so wide that nothing else could be seen
 _TICKS = 4
@@ -58,7 +58,7 @@ def sequence_chart(
     seen = [value for _, low, high in late for value in (low, high)]
     seen += [] if margin is None else [margin]
     seen += [p.estimate for p in points[len(points) // 2 :] if p.estimate is not None]
-    if not seen:
+    if not points or not seen:
         return Markup("".join([*parts, _nothing_yet(), "</svg>"]))
     least, most = min(seen), max(seen)
     pad = 0.1 * (most - least) or 0.1 * abs(most) or 0.01

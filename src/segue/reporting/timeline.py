@@ -74,7 +74,7 @@ def _entry(row: Row, revoked: Mapping[str, int]) -> Entry | None:
     payload = row.payload
     match row.kind:
         case "deployment":
-            return _deployment(row.at, payload)
+            return _deployment(payload["deployment"]["at"], payload)
         case "decision":
             return _decision(row.at, payload, revoked)
         case "override":
