@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from segue.cli_advise import advise
 from segue.cli_report import app as report_app
 from segue.cli_store import app as store_app
 from segue.errors import ConfigurationError, SegueError
@@ -32,6 +33,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(policy_app, name="policy")
 app.add_typer(report_app, name="report")
+app.command()(advise)
 app.add_typer(store_app, name="store")
 
 Dataset = Annotated[

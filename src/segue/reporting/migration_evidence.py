@@ -8,12 +8,12 @@ from typing import Any
 from markupsafe import Markup
 
 from segue.migration.deployment import Arm
-from segue.migration.evidence import Evidence
+from segue.migration.looks import Figure, Look, look_of
 from segue.migration.policy import Status
 from segue.migration.settings import MigrationSettings, Requirement
 from segue.reporting.charts import column_chart
 from segue.reporting.funnel import funnel_chart
-from segue.reporting.migration_view import Experiment, Look, MigrationView
+from segue.reporting.migration_view import Experiment, MigrationView
 from segue.reporting.migration_words import found_in_words, moment, policy_of, ruler
 from segue.reporting.names import SLICES
 from segue.reporting.online_traffic import ArmTraffic
@@ -37,9 +37,9 @@ def experiment_in_words(experiment: Experiment | None) -> str:
     return f"{begun} and ended on {moment(ended.at)} (revision {ended.revision}): {ended.reason}."
 
 
-def _online_requirements(settings: MigrationSettings) -> dict[tuple[str, str, str | None, str], Requirement]:
+def _online_requirements(settings: MigrationSettings) -> dict[Figure, Requirement]:
     """What a gate asks of each online figure; where two stages ask it, the nearer stage's."""
-    found: dict[tuple[str, str, str | None, str], Requirement] = {}
+    found: dict[Figure, Requirement] = {}
     for policy in (settings.hybrid, settings.full, settings.refresh_recipe):
         for requirement in policy.requirements:
             if requirement.kind == "online":
@@ -48,29 +48,22 @@ def _online_requirements(settings: MigrationSettings) -> dict[tuple[str, str, st
     return found
 
 
-def _looks(view: MigrationView) -> dict[tuple[str, str, str | None, str], list[Look]]:
+def _looks(view: MigrationView) -> dict[Figure, list[Look]]:
     """By figure, since the experiment began; the present evidence is a look too."""
     experiment = view.experiment
     begin = None if experiment is None else datetime.fromisoformat(experiment.begun.deployment.at)
-    found: dict[tuple[str, str, str | None, str], list[Look]] = {}
+    found: dict[Figure, list[Look]] = {}
     for look in view.looks:
         if begin is None or look.at >= begin:
-            found.setdefault((look.metric, look.path_a, look.path_b, look.slice), []).append(look)
+            found.setdefault(look.figure, []).append(look)
     for item in view.online():
-        if item.measured_at is None:
+        now = look_of(item)
+        if now is None or (begin is not None and now.at < begin):
             continue
-        at = datetime.fromisoformat(item.measured_at)
-        series = found.setdefault((item.metric, item.path_a, item.path_b, item.slice), [])
-        if (begin is None or at >= begin) and all(look.at < at for look in series):
-            series.append(_as_look(item, at))
+        series = found.setdefault(now.figure, [])
+        if all(look.at < now.at for look in series):
+            series.append(now)
     return {key: series for key, series in found.items() if series}
-
-
-def _as_look(item: Evidence, at: datetime) -> Look:
-    return Look(
-        at=at, metric=item.metric, path_a=item.path_a, path_b=item.path_b, slice=item.slice,
-        estimate=item.estimate, low=item.low, high=item.high, n=item.n,
-    )  # fmt: skip
 
 
 def charts(view: MigrationView) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from segue.migration.costs import path_costs
 from segue.migration.settings import MigrationSettings
 from segue.reporting.charts import Bar, bar_chart
-from segue.reporting.costs import path_costs
 from segue.reporting.migration_view import MigrationView
 from segue.reporting.plain import PATHS, figure
 from segue.reporting.render import number, words

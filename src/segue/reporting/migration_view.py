@@ -5,14 +5,11 @@ Nothing of it need be there: before the first run, without a server, or after a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segue.artifacts import read_json
 from segue.errors import ArtifactError
@@ -20,6 +17,7 @@ from segue.migration.decide import DECISION_FILE, Decision, read_decision
 from segue.migration.deployment import Deployment
 from segue.migration.evidence import EVIDENCE_FILE, Evidence, read_evidence
 from segue.migration.ledger import Ledger, Revision, Row
+from segue.migration.looks import LOOKS_FILE, Look, read_looks
 from segue.migration.settings import MigrationSettings
 from segue.migration.state_machine import State
 from segue.params import Params
@@ -28,26 +26,9 @@ from segue.schema import Stage
 from segue.serving.store import open_store, store_exists
 from segue.workspace import Workspace
 
-LOOKS_FILE: Final = "looks.jsonl"
 SIMULATION_FILE: Final = "simulation.json"
 GATES: Final = ("pilot", "hybrid", "full", "refresh")
 _BEGINS: Final = ("canary", "override_pilot")
-
-
-class Look(BaseModel):
-    """A confidence sequence at one moment, a line of ``state/<dataset>/online/looks.jsonl``. Other keys are left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    at: datetime
-    metric: str
-    path_a: str
-    path_b: str | None = None
-    slice: str = "all"
-    estimate: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +92,18 @@ def gather_view(workspace: Workspace, dataset: str, params: Params) -> Migration
             if (data / step / EVIDENCE_FILE).is_file()
             for item in read_evidence(data / step / EVIDENCE_FILE)
         ],
-        looks=read_looks(state_folder / "online" / LOOKS_FILE),
+        looks=read_looks(looks_file(workspace, dataset)),
         traffic=_traffic(workspace, dataset, experiment),
         check=_mapping(check_file) if check_file.is_file() else None,
         simulation=(
             _mapping(state_folder / SIMULATION_FILE) if (state_folder / SIMULATION_FILE).is_file() else None
         ),
     )
+
+
+def looks_file(workspace: Workspace, dataset: str) -> Path:
+    """Where earlier looks at the online evidence are kept."""
+    return workspace.state(dataset) / "online" / LOOKS_FILE
 
 
 def newest_experiment(revisions: Sequence[Revision]) -> Experiment | None:
@@ -142,24 +128,6 @@ def newest_experiment(revisions: Sequence[Revision]) -> Experiment | None:
             ended = revision if over else None
         before = document.stage
     return None if begun is None else Experiment(begun, ended)
-
-
-def read_looks(path: Path) -> list[Look]:
-    """Oldest first; none where the file is not there. Raises ArtifactError naming file and line."""
-    if not path.is_file():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(Look.model_validate(json.loads(line)))
-        except (ValidationError, ValueError) as error:
-            told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise ArtifactError(
-                f"{path}, line {number}: {told}; remove the line, or the file: it holds pictures, no evidence"
-            ) from error
-    return sorted(found, key=lambda look: look.at)
 
 
 def _decisions(data: Path, state: State) -> dict[str, Decision]:
