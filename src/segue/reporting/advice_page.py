@@ -88,4 +88,6 @@ def write_advice_page(reports: Path, advice: Advice, table: Framework, *, datase
 
 
 def _answer(value: Any) -> str:
-    return f"{value:,g}" if isinstance(value, int | float) else words(str(value))
+    if isinstance(value, int):
+        return count(value)
+    return f"{value:,.4g}" if isinstance(value, float) else words(str(value))
