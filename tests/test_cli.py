@@ -41,6 +41,8 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["recommend", "--users", "u.csv", "--out", "o.parquet"], "nothing is deployed"),
         (["tokens", "drift"], "segue run"),
         (["policy", "power", "hybrid", "--users-per-day", "500"], "--sd ctr=VALUE"),
+        (["advise"], "answers are missing: monthly_users"),
+        (["policy", "lint", "--set", "@absent.yaml"], "absent.yaml is missing"),
         (["policy", "power", "full", "--users-per-day", "500", "--sd", "ctr"], "metric=number"),
     ],
 )

@@ -14,6 +14,8 @@ import typer
 
 from segue.cli_bench import app as bench_app
 from segue.cli_blend import app as blend_app
+from segue.cli_advise import advise
+from segue.cli_report import app as report_app
 from segue.cli_store import app as store_app
 from segue.errors import ConfigurationError, SegueError
 from segue.workspace import Workspace
@@ -32,6 +34,8 @@ policy_app = typer.Typer(no_args_is_help=True, help="Promotion policies.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(policy_app, name="policy")
+app.add_typer(report_app, name="report")
+app.command()(advise)
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.add_typer(blend_app, name="blend")
@@ -39,7 +43,10 @@ app.add_typer(blend_app, name="blend")
 Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")
 ]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value, or @file.yaml with sections; may be repeated"),
+]
 Reason = Annotated[str, typer.Option(help="Why; it stays in the ledger")]
 MustReason = Annotated[str, typer.Option("--reason", help="Why; it stays in the ledger")]
 Actor = Annotated[str | None, typer.Option(help="Who; default: the login name")]
@@ -292,13 +299,13 @@ def search(
 
 
 @policy_app.command("lint")
-def policy_lint(dataset: Dataset = DEFAULT) -> None:
+def policy_lint(dataset: Dataset = DEFAULT, overrides: Overrides = None) -> None:
     """Refuse policies that can never pass or never fail."""
     from segue.migration.policy import lint_policies
     from segue.params import load_params
 
     workspace = Workspace.find()
-    problems = lint_policies(load_params(workspace, dataset).migration)
+    problems = lint_policies(load_params(workspace, dataset, overrides or []).migration)
     if problems:
         raise ConfigurationError("; ".join(problems))
     print("every policy can pass and can fail")

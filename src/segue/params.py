@@ -3,14 +3,16 @@
 ``params.yaml`` holds the defaults of every section; ``profiles/<dataset>.yaml`` holds the dataset's own ``data``
 section and overrides of any other. Both are plain YAML, so DVC tracks them key by key (``dvc exp run -S
 generative.dropout=0.2``), Dagster's run configuration and ``segue run --set generative.dropout=0.2`` override them, and
-all three end in the same frozen, validated :class:`Params`.
+all three end in the same frozen, validated :class:`Params`. ``--set @plan.yaml`` lays a whole file of sections over them.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -29,6 +31,8 @@ from segue.serving.settings import ServingSettings
 from segue.settings import Settings
 from segue.tokenizers.settings import DriftSettings, SemanticIdSettings, TokenizerSettings
 from segue.workspace import Workspace
+
+FILE_MARK: Final = "@"  # an override that begins with it names a file
 
 
 class Params(Settings):
@@ -61,7 +65,8 @@ SECTIONS: tuple[str, ...] = tuple(Params.model_fields)
 def load_params(
     workspace: Workspace, dataset: str, overrides: Iterable[str] = (), *, origin: str = "--set"
 ) -> Params:
-    """The parameters of ``dataset``: defaults, then its profile, then ``section.key=value`` overrides.
+    """The parameters of ``dataset``: defaults, then its profile, then overrides: ``section.key=value``, or ``@file``, a YAML
+    file of sections.
 
     Raises ConfigurationError naming the file, or the override and its ``origin``, and the key that is unknown or wrong.
     """
@@ -81,7 +86,7 @@ def load_params(
         (workspace.params_file.name, defaults),
         (f"{profile_file.parent.name}/{profile_file.name}", profile),
     ]
-    layers += [(f"{origin} {override}", _parse_override(override, origin)) for override in overrides]
+    layers += [(f"{origin} {override}", _layer(override, origin)) for override in overrides]
     merged: dict[str, Any] = {}
     for name, layer in layers:
         _refuse_unknown(name, layer, Params)
@@ -93,6 +98,25 @@ def load_params(
         where = ".".join(str(part) for part in first["loc"])
         said = [name for name, layer in layers if _says(layer, first["loc"])]
         raise ConfigurationError(f"{said[-1] if said else profile_file}: {where}: {first['msg']}") from error
+
+
+def expanded(overrides: Iterable[str]) -> list[str]:
+    """``overrides`` with every ``@file`` replaced by what it says, key by key.
+
+    An engine that runs in another folder, and keeps its run's configuration, is then told values and not a file.
+    """
+    found = []
+    for override in overrides:
+        if override.startswith(FILE_MARK):
+            layer = _layer(override, "--set")
+            found += [
+                f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"
+                for section, values in layer.items()
+                for key, value in values.items()
+            ]
+        else:
+            found.append(override)
+    return found
 
 
 def active_datasets(workspace: Workspace) -> tuple[str, ...]:
@@ -120,6 +144,17 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
             _merge(current, value) if isinstance(current, dict) and isinstance(value, dict) else value
         )
     return merged
+
+
+def _layer(override: str, origin: str) -> dict[str, Any]:
+    if not override.startswith(FILE_MARK):
+        return _parse_override(override, origin)
+    path = Path(override.removeprefix(FILE_MARK)).expanduser()
+    layer = _read(path)
+    for section, values in layer.items():
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(f"{path}: section {section!r} must be a mapping of keys")
+    return layer
 
 
 def _parse_override(override: str, origin: str) -> dict[str, Any]:

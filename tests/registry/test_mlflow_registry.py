@@ -21,6 +21,7 @@ from segue.registry.bundle import read_bundle
 from segue.registry.mlflow_registry import MlflowRegistry, model_name
 from segue.schema import Stage
 from segue.steps import operations
+from segue.steps.migration_report import report_migration
 from segue.steps.runner import Outcome, run_step
 from segue.workspace import Workspace
 from tests.migration.builders import SETTINGS, evidence, serving
@@ -148,6 +149,13 @@ def test_from_the_bootstrap_to_a_person_who_moves_aliases(
     lines = operations.history(place.workspace, DATASET)
     assert any("revision 4 (rollback), stage cascade" in line and "by ann: worse" in line for line in lines)
     assert operations.status(place.workspace, DATASET)["deployment"]["revision"] == 4
+
+    # The migration page lies beside the version of what serves or runs in shadow.
+    page = report_migration(place.workspace, DATASET, place.params)
+    assert "Rolled back: stage cascade" in page.read_text(encoding="utf-8")
+    run_id = client.get_model_version(name, version).run_id
+    assert [one.path for one in client.list_artifacts(run_id, "reports")] == ["reports/migration.html"]
+    assert not registry.attach("nobody", page)
 
 
 def _load_as_a_person(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,13 @@ class Requirement(Settings):
     guardrail: bool = False
 
 
+class Costs(Settings):
+    """What a machine costs. A declared price, never a measured one: pages that show money say so."""
+
+    machine_hour: float = Field(0.10, ge=0, allow_inf_nan=False)  # of a machine like the serving check's
+    currency: str = Field("USD", min_length=1)
+
+
 class Policy(Settings):
     """What evidence must show before a stage is entered: every requirement, each by its interval."""
 
@@ -51,6 +58,7 @@ class MigrationSettings(Settings):
     refresh_retrain: Policy = Policy()
     refresh_recipe: Policy = Policy()
     canary_incumbent: Policy = Policy()
+    costs: Costs = Costs()
     shadow_rate: float = Field(0.01, ge=0, le=1)
     pilot_share: float = Field(0.05, gt=0, lt=1)
     pilot_path: PathName = PathName.GENERATIVE

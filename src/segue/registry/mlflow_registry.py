@@ -88,6 +88,19 @@ class MlflowRegistry:
         """The version that carries ``bundle``."""
         return self._versions().get(bundle)
 
+    def attach(self, bundle: str, page: Path) -> bool:
+        """Put ``page`` beside the version that carries ``bundle``, under ``reports/``, in place of an earlier one.
+
+        Returns whether there is such a version.
+        """
+        version = self.version_of(bundle)
+        if version is None:
+            return False
+        run_id = self._client.get_model_version(self.name, version).run_id
+        assert run_id is not None, "every version here was registered with its run"
+        self._client.log_artifact(run_id, str(page), "reports")
+        return True
+
     def aliases(self) -> dict[str, str]:
         found = self._client.search_registered_models(filter_string=f"name = '{self.name}'")
         if not found:

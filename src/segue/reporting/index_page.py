@@ -56,6 +56,11 @@ def write_index_page(reports: Path, gathered: Gathered, *, dataset: str, title: 
         links=[
             (target, words)
             for target, words in (
+                (
+                    "migration.html",
+                    "Migration: the evidence as pictures, every decision, how long the next stage takes",
+                ),
+                ("advice.html", "Advice: which way to migrate, what it takes, and a plan"),
                 ("evaluation.html", "Offline evaluation: every contender, interval and slice"),
                 ("content.html", "Content quality: texts, pictures, attributes, and what is in them twice"),
                 ("semantic_ids.html", "Semantic IDs: how good they are, and the themes of their prefixes"),

@@ -191,6 +191,8 @@ def summarize(findings: Sequence[Finding]) -> dict[str, float | int]:
         "empty_rate": empty / max(1, len(answered)),
         "fallback_rate": fallbacks / max(1, len(answered)),
     }
+    # Every worker is busy all the time, so requests a second = concurrency / mean (Little 1961).
+    result["latency_mean_ms"] = float(np.mean(latencies)) if latencies else np.nan
     for percent in PERCENTILES:
         # Of nothing there is no percentile; a gate sees NaN as missing evidence, which is a HOLD.
         result[f"latency_p{percent}_ms"] = float(np.percentile(latencies, percent)) if latencies else np.nan

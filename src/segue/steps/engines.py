@@ -15,7 +15,7 @@ from typing import Literal
 from segue.bases import read_base
 from segue.errors import ConfigurationError, SegueError
 from segue.lock import dataset_lock
-from segue.params import active_datasets, load_params
+from segue.params import active_datasets, expanded, load_params
 from segue.steps import dvc
 from segue.steps.day_two import day_two, served_bundle
 from segue.steps.registry import STEPS
@@ -88,7 +88,7 @@ def _path_with(root: Path) -> str:
 
 
 def _sets(overrides: Sequence[str]) -> list[str]:
-    return [part for override in overrides for part in ("--set", override)]
+    return [part for override in expanded(overrides) for part in ("--set", override)]
 
 
 def _refuse_overrides(overrides: Sequence[str]) -> None:

@@ -413,7 +413,7 @@ STEPS: tuple[Step, ...] = (
             "semantic_id_report",
             "deployment",
         ),
-        code=("reporting",),
+        code=("reporting", "steps.migration_report"),
         kind="effect",
         always=True,
     ),

@@ -6,6 +6,7 @@ from segue.reporting.evaluation_page import write_evaluation_page
 from segue.reporting.index_page import write_index_page
 from segue.reporting.semantic_ids_page import write_semantic_ids_page
 from segue.reporting.summary import SUMMARY_FILE, gather, write_summary
+from segue.steps.migration_report import report_migration
 from segue.steps.registry import STEPS
 from segue.steps.runner import StepContext, read_record
 
@@ -34,7 +35,9 @@ def run(context: StepContext) -> None:
         params=context.params,
         workspace=context.workspace,
     )
+    migration = report_migration(context.workspace, context.dataset, context.params)
     page = write_index_page(context.reports, gathered, dataset=context.dataset, title=title)
     context.record["page"] = str(page)
+    context.record["plots"] = [str(migration), str(page)]
     context.message = f"wrote {context.reports / SUMMARY_FILE} and {page.name}" if changed else "no change"
     context.progress(context.message)

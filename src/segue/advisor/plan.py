@@ -1,0 +1,195 @@
+"""The plan: a stage after the other, with policies filled in, as overrides that ``segue run --set @plan.yaml`` takes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from segue.advisor.answers import Answers
+from segue.advisor.framework import Framework, Level, PlanRow, Strategy
+from segue.errors import ConfigurationError
+from segue.migration.outlook import Lack, Traffic, longest, outlook
+from segue.migration.policy import lint_policies, subject
+from segue.migration.settings import MigrationSettings, Policy, Requirement
+from segue.migration.statistics.asymptotic import MINIMUM_USERS
+from segue.schema import Stage
+
+DAYS_A_MONTH: Final = 30.4
+REACH: Final = 500_000
+WIDTH: Final = 120
+_STAGES: Final = (Stage.PILOT, Stage.HYBRID, Stage.FULL)
+
+
+class StagePlan(BaseModel):
+    """``days``: until the evidence for this stage is decided at the stated traffic; null where that cannot be told, and
+    for the first stage, which no traffic decides. ``entered``: users who come until then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: Stage
+    path: str
+    share: float
+    entered: int | None
+    days: int | None
+    told: tuple[str, ...]
+
+
+class Plan(BaseModel):
+    """``overrides``: sections of parameters. ``assumptions``: what the durations rest on, in sentences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stages: tuple[StagePlan, ...]
+    overrides: dict[str, dict[str, Any]]
+    assumptions: tuple[str, ...]
+
+
+def make_plan(
+    strategy: Strategy, answers: Answers, settings: MigrationSettings, table: Framework, *, reach: int = REACH
+) -> Plan:
+    """The policies of ``settings`` with margins, minimum n and shares for ``strategy``.
+
+    Margins of differences are multiplied by the risk tolerance's factor; latency's is the stated target; the minimum n of an
+    online requirement is what the power calculation says it takes. Raises ConfigurationError where what comes out would be
+    refused by the linter: the policies that it began with were faulty.
+    """
+    row = table.plans[strategy]
+    factor = table.margins[Level(answers.risk_tolerance)]
+    users_per_day = answers.monthly_users / DAYS_A_MONTH
+    spread = click_spread(answers, table)
+    stages: list[StagePlan] = []
+    changed: dict[str, Any] = _shares(row, settings)
+    for stage in _STAGES:
+        policy = _with_margins(getattr(settings, stage.value), factor, answers.latency_p99_ms)
+        lacking: list[Lack] = []
+        if stage is not Stage.PILOT:
+            traffic = Traffic(
+                users_per_day=users_per_day,
+                share=row.pilot_share if stage is Stage.HYBRID else row.hybrid_share,
+                expected={"fallback_rate": table.assumptions.fallback_rate},
+                sd={"ctr": spread},
+            )
+            lacking = outlook(policy, [], traffic, reach=reach)
+            policy = _with_minimum_n(policy, lacking)
+        changed[stage.value] = policy.model_dump(mode="json", exclude_defaults=True)
+        if stage is not Stage.FULL or row.last == "full":
+            stages.append(_stage(stage, row, lacking))
+    changed["shadow"] = _with_margins(settings.shadow, factor, answers.latency_p99_ms).model_dump(
+        mode="json", exclude_defaults=True
+    )
+    merged = MigrationSettings.model_validate(settings.model_dump(mode="json") | changed)
+    if faults := lint_policies(merged):
+        raise ConfigurationError(f"the plan's policies would be refused: {faults[0]}")
+    return Plan(
+        stages=tuple(stages),
+        overrides={"migration": changed},
+        assumptions=(
+            f"{users_per_day:,.0f} users a day come for the first time: {answers.monthly_users:,} a month, each counted once",
+            f"a user clicks {answers.ctr:.1%} of {answers.impressions_per_user:g} items shown, users differ by "
+            f"{table.assumptions.user_spread:.0%} of that, so that one user's figure has a standard deviation of {spread:.3f}",
+            f"{table.assumptions.fallback_rate:.1%} of the generated lists fall back to the cascade",
+            f"margins of differences are {factor:g} times those of params.yaml, for a {answers.risk_tolerance} risk tolerance",
+        ),
+    )
+
+
+def click_spread(answers: Answers, table: Framework) -> float:
+    """Standard deviation over users of clicks per item shown: between users, and within one of finitely many items.
+
+    Var = (c p)^2 + p (1 - p) / m for a click rate p, a coefficient of variation c between users, and m items each.
+    """
+    between = (table.assumptions.user_spread * answers.ctr) ** 2
+    return math.sqrt(between + answers.ctr * (1 - answers.ctr) / answers.impressions_per_user)
+
+
+def as_yaml(plan: Plan, header: Mapping[str, str]) -> str:
+    """The overrides as a commented YAML file; ``header``: lines by their title."""
+    said = [f"{title}: {text}" for title, text in header.items()]
+    said += [f"Assumed: {text}." for text in plan.assumptions]
+    said += [
+        f"{one.stage.value}: {one.path} for {one.share:.0%} of the users"
+        + ("" if one.days is None else f"; its evidence takes about {one.days} days")
+        for one in plan.stages
+    ]
+    lines = [
+        line
+        for text in said
+        for line in textwrap.wrap(text, WIDTH - 2, initial_indent="# ", subsequent_indent="#   ")
+    ]
+    body = yaml.safe_dump(plan.overrides, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return "\n".join(lines) + "\n\n" + body
+
+
+def _shares(row: PlanRow, settings: MigrationSettings) -> dict[str, Any]:
+    changed: dict[str, Any] = {
+        "automatic": row.automatic,
+        "pilot_path": row.pilot_path.value,
+        "pilot_share": row.pilot_share,
+        "hybrid_path": row.hybrid_path.value,
+        "hybrid_share": row.hybrid_share,
+    }
+    if "holdback_share" in type(settings).model_fields:
+        changed["holdback_share"] = row.holdback
+    else:
+        changed["full_share"] = 1 - row.holdback
+    return changed
+
+
+def _with_margins(policy: Policy, factor: float, latency: float) -> Policy:
+    return Policy(requirements=tuple(_with_margin(one, factor, latency) for one in policy.requirements))
+
+
+def _with_margin(requirement: Requirement, factor: float, latency: float) -> Requirement:
+    if requirement.metric == "latency_p99_ms" and requirement.against is None:
+        return requirement.model_copy(update={"margin": latency})
+    if requirement.against is not None and requirement.margin != 0:
+        return requirement.model_copy(update={"margin": round(requirement.margin * factor, 9)})
+    return requirement
+
+
+def _with_minimum_n(policy: Policy, lacking: list[Lack]) -> Policy:
+    """What it takes to decide, rounded up to two digits; as it was where that is out of reach."""
+    needed = {lack.requirement: lack.users for lack in lacking}
+    return Policy(
+        requirements=tuple(
+            one
+            if (users := needed.get(one)) is None
+            else one.model_copy(update={"minimum_n": max(MINIMUM_USERS, _rounded(users))})
+            for one in policy.requirements
+        )
+    )
+
+
+def _rounded(users: int) -> int:
+    step = int(10 ** max(0, len(str(users)) - 2))
+    return math.ceil(users / step) * step
+
+
+def _stage(stage: Stage, row: PlanRow, lacking: list[Lack]) -> StagePlan:
+    path, share = {
+        Stage.PILOT: (row.pilot_path.value, row.pilot_share),
+        Stage.HYBRID: (row.hybrid_path.value, row.hybrid_share),
+        Stage.FULL: ("generative", 1 - row.holdback),
+    }[stage]
+    entered = [lack.entered for lack in lacking if lack.entered is not None]
+    if stage is Stage.PILOT:
+        told: tuple[str, ...] = ("decided by offline evidence and the serving check: no traffic is needed",)
+    else:
+        told = tuple(
+            f"{subject(lack.requirement)}: "
+            + (lack.says if lack.entered is None else f"{lack.entered:,} users, {lack.days} days")
+            for lack in lacking
+        )
+    return StagePlan(
+        stage=stage,
+        path=path,
+        share=share,
+        entered=max(entered, default=None),
+        days=longest(lacking) if lacking else None,
+        told=told,
+    )
