@@ -214,7 +214,7 @@ def test_another_recipe_comes_by_way_of_a_canary(moves: StateMachine) -> None:
     with pytest.raises(Refused, match="a canary runs"):
         moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
     done = moves.refresh(promote(Target.REFRESH_RECIPE, D), D)
-    assert [(arm[1], arm[3]) for arm in arms(done)] == [("D", 0.05), ("D", 0.95)]
+    assert [(arm[1], arm[3]) for arm in arms(done)] == [("D", 1.0)]
     assert done.deployment is not None
     assert done.deployment.recipe == "R2"
 

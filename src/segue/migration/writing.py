@@ -10,6 +10,7 @@ from segue.migration.change import Draft
 from segue.migration.decide import Decision
 from segue.migration.deployment import Deployment
 from segue.migration.ledger import Entry
+from segue.migration.salts import lasting_salt
 from segue.migration.settings import MigrationSettings
 from segue.migration.state import State, enters
 
@@ -26,6 +27,7 @@ def document_of(state: State, draft: Draft, settings: MigrationSettings, at: str
             **base,
             "restores": None,
             "salt": settings.salt if current is None else current.salt,
+            "lasting_salt": lasting_salt(state, settings),
             **draft.changes,
             "revision": 1 if current is None else current.revision + 1,
             "parent": None if current is None else current.revision,

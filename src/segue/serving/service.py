@@ -290,7 +290,7 @@ class Service:
         if request.path is not None:
             path = PathName(request.path)
             return _Routed(serving.preview(path), path, None, request.k, request.filters)
-        engine, path, arm = serving.route(request.user_id)
+        engine, path, arm = serving.route(request.user_id, request.context)
         return _Routed(engine, path, arm, request.k, request.filters)
 
     def _history(self, request: Who) -> tuple[History, str | None]:

@@ -17,7 +17,7 @@ def abandon(state: State, settings: MigrationSettings, *, actor: str, reason: st
     current = state.serving
     entered = state.entry(current.revision)
     if current.canary is not None:
-        changes: dict[str, Any] = {"arms": without_canary(current.arms)}
+        changes: dict[str, Any] = {"arms": without_canary(current)}
         if current.shadow is not None and current.canary.bundle == current.shadow.bundle:
             # What is left must not go on in shadow either: day two would keep its incumbent.
             before = None if entered is None else state.revision(entered - 1).deployment.shadow

@@ -8,6 +8,7 @@ from segue.migration.change import Change, Draft, Refused
 from segue.migration.decide import Decision
 from segue.migration.deployment import BundleFacts
 from segue.migration.events.admission import refusal, require_same_incumbent
+from segue.migration.salts import salt_at_entry
 from segue.migration.settings import MigrationSettings
 from segue.migration.state import STAGES, State
 from segue.schema import Stage
@@ -34,7 +35,10 @@ def advance(
         raise Refused(f"bundle {short(bundle.bundle_id)} has no generative model to enter {target} with")
     return Draft(
         event="advance",
-        changes=stage_of(target, bundle, settings),
+        changes={
+            **stage_of(target, bundle, settings),
+            "salt": salt_at_entry(state, settings, bundle.recipe),
+        },
         facts=[bundle],
         decision=decision,
         actor=actor,

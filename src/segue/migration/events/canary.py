@@ -11,6 +11,7 @@ from segue.migration.change import Change, Draft, Refused
 from segue.migration.decide import Decision, Target
 from segue.migration.deployment import GENERATIVE_PATHS, BundleFacts
 from segue.migration.events.admission import refusal
+from segue.migration.salts import fresh_salt
 from segue.migration.settings import MigrationSettings
 from segue.migration.state import State
 from segue.schema import Stage
@@ -43,7 +44,10 @@ def canary(
         raise Refused(f"{name} has no generative model for a canary")
     return Draft(
         event="canary",
-        changes={"arms": with_canary(current.arms, current.champion, bundle, settings.pilot_share)},
+        changes={
+            "arms": with_canary(current, bundle, settings),
+            "salt": fresh_salt(state, settings, bundle.recipe),
+        },
         facts=[bundle],
         decision=decision,
         actor=actor,

@@ -15,6 +15,7 @@ from segue.migration.decide import Target
 from segue.migration.deployment import GENERATIVE_PATHS, BundleFacts
 from segue.migration.events.refresh import CLASS_OF
 from segue.migration.ledger import Entry
+from segue.migration.salts import salt_at_entry
 from segue.migration.settings import MigrationSettings
 from segue.migration.state import STAGES, State
 from segue.schema import Stage
@@ -40,7 +41,7 @@ def override(
     if target in CLASS_OF:
         if current.bundles == (bundle.bundle_id,):
             return Change(f"no change: {name} serves already")
-        arms = moved(without_canary(current.arms), bundle.bundle_id)
+        arms = moved(without_canary(current), bundle.bundle_id)
         if bundle.model_id is None and any(arm.path in GENERATIVE_PATHS for arm in arms):
             raise StateError(f"{name} has no generative model, and an arm needs one")
         changes: dict[str, Any] = {"arms": arms, "shadow": moved_shadow(current.shadow, bundle)}
@@ -49,7 +50,10 @@ def override(
     elif target.value in {stage.value for stage in STAGES[1:]} and bundle.model_id is not None:
         if Stage(target.value) is current.stage and bundle.bundle_id in current.bundles:
             return Change(f"no change: {name} is at stage {current.stage} already")
-        changes = stage_of(Stage(target.value), bundle, settings)
+        changes = {
+            **stage_of(Stage(target.value), bundle, settings),
+            "salt": salt_at_entry(state, settings, bundle.recipe),
+        }
     else:
         raise StateError(f"{target} cannot be overridden at stage {current.stage} with {name}")
     told = {

@@ -36,7 +36,7 @@ def refresh(state: State, decision: Decision, bundle: BundleFacts, *, actor: str
     return Draft(
         event=f"refresh_{kind}",
         changes={
-            "arms": moved(without_canary(current.arms), bundle.bundle_id),
+            "arms": moved(without_canary(current), bundle.bundle_id),
             "shadow": moved_shadow(current.shadow, bundle),
             "recipe": bundle.recipe if generative else current.recipe,
         },

@@ -96,6 +96,7 @@ def _restored(
             "arms": arms,
             "shadow": shadow,
             "blend": restored.blend,
+            "salt": restored.salt,  # the users get the arms that they had
             "recipe": recipe,
         },
         actor=actor,
