@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import Result
+from typer.testing import CliRunner
 
+from segue import cli
 from segue.artifacts import commit, read_json, temporary_folder
 from segue.errors import ArtifactError
 from segue.migration.deployment import read_current
@@ -58,12 +61,13 @@ class Place:
         """Write the evidence and make the decisions anew."""
 
         def evaluated(folder: Path) -> None:
-            write_evidence(folder / "evidence.json", offline)
+            own = [item.model_copy(update={"dataset": DATASET}) for item in offline]
+            write_evidence(folder / "evidence.json", own)
             trained_on = {"incumbent": "s", "generative_model": self.contender_saw}
             (folder / "protocol.json").write_text(json.dumps({"trained_on": trained_on}))
 
         self.put("offline_evaluation", evaluated)
-        checked = serving(self.manifest.bundle_id)
+        checked = serving(self.manifest.bundle_id, dataset=DATASET)
         self.put("refit_check", lambda folder: write_evidence(folder / "evidence.json", []))
         self.put("serving_check", lambda folder: write_evidence(folder / "evidence.json", [checked]))
         for step in DECISIONS:
@@ -148,6 +152,45 @@ def test_from_the_bootstrap_to_a_person_who_moves_aliases(
     lines = operations.history(place.workspace, DATASET)
     assert any("revision 4 (rollback), stage cascade" in line and "by ann: worse" in line for line in lines)
     assert operations.status(place.workspace, DATASET)["deployment"]["revision"] == 4
+
+
+def test_a_promote_waits_for_a_second_person_at_the_command_line(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = yaml.safe_load(place.workspace.params_file.read_text())
+    params["migration"]["approval"] = "second_person"
+    place.workspace.params_file.write_text(yaml.safe_dump(params))
+    place.params = load_params(place.workspace, DATASET)
+    monkeypatch.setenv("LOGNAME", "ann")  # who runs the graph
+    place.run("bootstrap")
+    place.measured(evidence(recipe_a=place.manifest.recipe))
+    assert "waits for a second person" in place.run("deployment").message
+    assert place.stage is Stage.CASCADE
+    (waiting,) = operations.status(place.workspace, DATASET)["waiting"]
+    assert waiting.startswith("decision ")
+    assert "proposed by ann" in waiting
+
+    def approve(*words: str) -> Result:
+        return CliRunner().invoke(cli.app, ["approve", "--dataset", DATASET, *words])
+
+    for words, message in (
+        (["--actor", "ann", "--latest"], "somebody else must approve of it"),
+        (["--actor", "bob", "--decision", "f00"], "no proposal named 'f00' waits"),
+        (["--actor", "bob"], "--decision with its first characters, or --latest"),
+    ):
+        refused = approve(*words)
+        assert refused.exit_code == 1
+        assert message in str(refused.exception)
+    assert place.stage is Stage.CASCADE
+    done = approve("--actor", "bob", "--decision", waiting.split()[1].rstrip(":"))
+    assert done.exit_code == 0, done.output
+    assert "advance, stage pilot" in done.output
+    assert place.stage is Stage.PILOT
+    assert operations.status(place.workspace, DATASET)["waiting"] == []
+    assert any("bob approves of" in line for line in operations.history(place.workspace, DATASET))
+    again = approve("--actor", "bob", "--decision", waiting.split()[1].rstrip(":"))
+    assert "was applied by revision 3" in str(again.exception)
+    assert place.run("deployment").status == "no_change"
 
 
 def _load_as_a_person(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from segue.migration.deployment import BundleFacts, Deployment
 from segue.migration.ledger import Entry
 
 SYSTEM: Final = "segue"  # the actor of what happens without a person
+OVERRIDDEN: Final = "override: "  # what the reason of an override's document begins with
 
 
 class Refused(StateError):

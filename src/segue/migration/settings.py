@@ -49,6 +49,8 @@ class MigrationSettings(Settings):
     """
 
     automatic: bool = True  # false: a PROMOTE waits until somebody moves the alias in MLflow
+    # second_person: what goes forward waits as a proposal until somebody other than its proposer approves of it
+    approval: Literal["none", "second_person"] = "none"
     shadow: Policy = Policy()
     pilot: Policy = Policy()
     hybrid: Policy = Policy()

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Final
 
 from segue.errors import StateError
+from segue.migration.approval import Proposal
 from segue.migration.decide import Decision
 from segue.migration.deployment import BundleFacts, Deployment
 from segue.migration.ledger import Revision, Row, revisions_of
@@ -30,6 +31,7 @@ class State:
         default_factory=dict
     )  # (target, recipe) -> revision
     aliases: Mapping[str, str] | None = None  # last projected: alias -> bundle
+    proposals: tuple[Proposal, ...] = ()  # that nobody approved of, oldest first
     head: str | None = None
 
     @classmethod
@@ -41,6 +43,7 @@ class State:
         bundles: dict[str, int] = {}
         recipes: dict[tuple[str, str], int] = {}
         aliases: dict[str, str] | None = None
+        proposals: dict[str, Proposal] = {}
         for row in rows:
             payload = row.payload
             match row.kind:
@@ -59,6 +62,13 @@ class State:
                     recipes.pop((payload["target"], payload["recipe"]), None)
                 case "projection":
                     aliases = payload["aliases"]
+                case "proposal":
+                    # Another proposal of the same move takes its place.
+                    new = Proposal.of(payload, row.at)
+                    proposals = {key: one for key, one in proposals.items() if one.target is not new.target}
+                    proposals[new.identity] = new
+                case "approval":
+                    proposals.pop(payload["identity"], None)
                 case "request":
                     pass
         return cls(
@@ -70,6 +80,7 @@ class State:
             barred_bundles=bundles,
             barred_recipes=recipes,
             aliases=aliases,
+            proposals=tuple(proposals.values()),
             head=rows[-1].hash if rows else None,
         )
 
@@ -91,6 +102,21 @@ class State:
     def number(self) -> int | None:
         """The newest revision; None before the bootstrap."""
         return None if self.current is None else self.current.revision
+
+    @property
+    def waiting(self) -> tuple[Proposal, ...]:
+        """Proposals of which somebody can still approve.
+
+        A decision that was revoked meanwhile is out; so is an override once another revision serves than the one that
+        its author saw.
+        """
+        return tuple(
+            one
+            for one in self.proposals
+            if one.identity not in self.revoked
+            and one.identity not in self.applied
+            and not (one.override and one.revision != self.number)
+        )
 
     @cached_property
     def facts(self) -> dict[str, BundleFacts]:

@@ -10,6 +10,9 @@ decision changes nothing and says so. Three rules go beyond the plain table of e
 * Leaving a stage by rollback, demotion or abandonment also bars the *recipe* from that stage: a new
   measurement of it gives a new decision hash, and must not undo what a person or a guardrail did.
 * Leaving a refresh bars its *bundle*, for the same reason. Only an override lets either in again.
+
+Where the settings ask for a second person, what goes forward is proposed and does nothing until it is called again with
+an ``approver`` (:mod:`segue.migration.approval`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from segue.migration.approval import Proposal, approved, proposal_of
 from segue.migration.change import SYSTEM, Change, Draft, Refused
 from segue.migration.decide import Decision, Target
 from segue.migration.deployment import BundleFacts
@@ -38,7 +42,11 @@ __all__ = ["STAGES", "SYSTEM", "Change", "Refused", "State", "StateMachine"]
 
 
 class StateMachine:
-    """The events, over one ledger. ``clock`` gives the ISO time that a document is dated with."""
+    """The events, over one ledger.
+
+    ``clock`` gives the ISO time that a document is dated with; ``user`` is who runs this process, and so the proposer
+    of what happens in the system's name.
+    """
 
     def __init__(
         self,
@@ -46,10 +54,12 @@ class StateMachine:
         settings: MigrationSettings,
         *,
         clock: Callable[[], str] = lambda: now().isoformat(),
+        user: str | None = None,
     ) -> None:
         self.ledger = ledger
         self.settings = settings
         self._clock = clock
+        self._user = user
 
     @property
     def state(self) -> State:
@@ -85,21 +95,29 @@ class StateMachine:
         state = self.state
         return self._do(state, bootstrap(state, bundle, actor=actor, reason=reason))
 
-    def advance(self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM) -> Change:
+    def advance(
+        self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM, approver: str | None = None
+    ) -> Change:
         state = self.state
-        return self._do(state, advance(state, self.settings, decision, bundle, actor=actor))
+        return self._do(state, advance(state, self.settings, decision, bundle, actor=actor), approver)
 
-    def refresh(self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM) -> Change:
+    def refresh(
+        self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM, approver: str | None = None
+    ) -> Change:
         state = self.state
-        return self._do(state, refresh(state, decision, bundle, actor=actor))
+        return self._do(state, refresh(state, decision, bundle, actor=actor), approver)
 
-    def canary(self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM) -> Change:
+    def canary(
+        self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM, approver: str | None = None
+    ) -> Change:
         state = self.state
-        return self._do(state, canary(state, self.settings, decision, bundle, actor=actor))
+        return self._do(state, canary(state, self.settings, decision, bundle, actor=actor), approver)
 
-    def shadow(self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM) -> Change:
+    def shadow(
+        self, decision: Decision, bundle: BundleFacts, *, actor: str = SYSTEM, approver: str | None = None
+    ) -> Change:
         state = self.state
-        return self._do(state, shadow(state, self.settings, decision, bundle, actor=actor))
+        return self._do(state, shadow(state, self.settings, decision, bundle, actor=actor), approver)
 
     def demote(self, *, actor: str, reason: str) -> Change:
         state = self.state
@@ -132,17 +150,36 @@ class StateMachine:
         state = self.state
         return self._do(state, abandon(state, self.settings, actor=actor, reason=reason))
 
-    def override(self, bundle: BundleFacts, target: Target, *, actor: str, reason: str) -> Change:
+    def override(
+        self, bundle: BundleFacts, target: Target, *, actor: str, reason: str, approver: str | None = None
+    ) -> Change:
         state = self.state
-        return self._do(state, override(state, self.settings, bundle, target, actor=actor, reason=reason))
+        draft = override(state, self.settings, bundle, target, actor=actor, reason=reason)
+        return self._do(state, draft, approver)
 
     def brings_another_incumbent(self, bundle: BundleFacts) -> bool:
         """Whether ``bundle``'s incumbent is not the one that serves most."""
         return brings_another_incumbent(self.state, bundle)
 
-    def _do(self, state: State, outcome: Draft | Change) -> Change:
+    def _do(self, state: State, outcome: Draft | Change, approver: str | None = None) -> Change:
         if isinstance(outcome, Change):
             return outcome
+        proposal = proposal_of(
+            outcome, self.settings, user=self._user, revision=state.number or 0, at=self._clock()
+        )
+        if proposal is not None:
+            if approver is None:
+                return self._propose(state, outcome, proposal)
+            outcome = approved(outcome, proposal, approver, state.waiting)
         document = document_of(state, outcome, self.settings, self._clock())
         self.ledger.append(entries_of(state, outcome, document), expected_revision=state.number)
         return Change(announcement(outcome.event, document), document)
+
+    def _propose(self, state: State, draft: Draft, proposal: Proposal) -> Change:
+        known = {one.identity: one for one in state.waiting}.get(proposal.identity)
+        if known is None:
+            entries = [proposal.entry]
+            if draft.decision is not None and draft.decision.sha256 not in state.decisions:
+                entries.insert(0, decision_entry(draft.decision))
+            self.ledger.append(entries, expected_revision=state.number)
+        return Change(f"no change: {known or proposal} waits for a second person (`segue approve`)")

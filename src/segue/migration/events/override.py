@@ -10,7 +10,7 @@ from typing import Any
 from segue.canonical import short
 from segue.errors import StateError
 from segue.migration.arms import moved, moved_shadow, shadow_of, stage_of, without_canary
-from segue.migration.change import Change, Draft
+from segue.migration.change import OVERRIDDEN, Change, Draft
 from segue.migration.decide import Target
 from segue.migration.deployment import GENERATIVE_PATHS, BundleFacts
 from segue.migration.events.refresh import CLASS_OF
@@ -68,6 +68,6 @@ def override(
         changes=changes,
         facts=[bundle],
         actor=actor,
-        reason=f"override: {reason}",
+        reason=f"{OVERRIDDEN}{reason}",
         also=[Entry("override", told)],
     )
