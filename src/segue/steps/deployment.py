@@ -23,7 +23,7 @@ def run(context: StepContext) -> None:
     """Requests first (somebody waits for an answer), then the decisions, then the projection."""
     from segue.registry.bundle import publish
     from segue.registry.mlflow_registry import MlflowRegistry
-    from segue.registry.projection import answer_requests, project
+    from segue.registry.projection import answer_requests, is_behind, project
     from segue.steps.day_two import record_served
 
     folder = context.inputs["bundle"]
@@ -33,7 +33,9 @@ def run(context: StepContext) -> None:
     ledger = Ledger.open(context.workspace, context.dataset)
     try:
         ledger.verify()
-        ledger.project()
+        caught_up = (
+            ["current.json had fallen behind the ledger and is written again"] if ledger.project() else []
+        )
         machine = StateMachine(ledger, context.params.migration, user=login())
         deployer = Deployer(machine, offer, moment=lambda: datetime.now(UTC))
         publish(folder, bundles)
@@ -42,6 +44,8 @@ def run(context: StepContext) -> None:
         version = registry.register(
             facts.bundle_id, str(bundles), metrics={**_headline(offer.evidence), **_of_semantic_ids(context)}
         )
+        if is_behind(machine.state):
+            caught_up.append("MLflow's aliases had fallen behind the ledger and follow it again")
         answered = answer_requests(registry, machine, deployer)
         report = deployer.run()
         for request, change in answered:
@@ -51,9 +55,10 @@ def run(context: StepContext) -> None:
     finally:
         ledger.close()
     assert current is not None, "bootstrap comes before deployment"
+    # A kill, or a change by hand, came between the ledger and what is written from it: neither is to be silent.
+    report.lines.extend(f"reconciled: {line}" for line in caught_up)
     for line in report.lines:
         context.progress(line)
-    context.receipt = {"revision": current.revision, "stage": str(current.stage)}
     context.message = report.message
     if answered and not report.changed and put_back:
         # Nothing that serves changed, and yet something was done: it is not to be passed over in silence.
