@@ -26,3 +26,8 @@ def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short(identity: str) -> str:
+    """The first twelve characters of a hash: enough to name it to a person."""
+    return identity[:12]

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from segue.cli_approve import approve
 from segue.cli_bench import app as bench_app
 from segue.cli_blend import app as blend_app
 from segue.cli_advise import advise
@@ -39,6 +40,7 @@ app.command()(advise)
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.add_typer(blend_app, name="blend")
+app.command()(approve)
 
 Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")

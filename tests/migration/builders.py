@@ -72,6 +72,9 @@ SETTINGS = MigrationSettings(
     refresh_retrain=Policy(requirements=(OFFLINE, VALID)),
     refresh_recipe=Policy(requirements=(OFFLINE, VALID, ONLINE)),
     canary_incumbent=Policy(requirements=(VALID,)),
+    # As in the walk of the contracts: two arms. tests/migration/test_arms.py has the others.
+    holdback_share=0.0,
+    interleaved_share=0.0,
 )
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,6 +139,73 @@ def test_processes_that_write_at_once_keep_the_chain_whole(tmp_path: Path, repos
     ]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
     assert ledger(tmp_path).verify() == 20
+
+
+PROMOTER = """
+import os, signal, sys, time
+from pathlib import Path
+from segue.errors import StateError
+from segue.migration.decide import Target
+from segue.migration.ledger import Ledger
+from tests.migration.builders import bundle, machine, promote
+folder, name, fate = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+if fate == "killed":
+    Ledger.project = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+moves, contender = machine(folder), bundle(name)
+(folder / f"ready-{name}").touch()
+while not (folder / "go").exists():
+    time.sleep(0.0005)
+try:
+    print(moves.advance(promote(Target.PILOT, contender), contender).message)
+except StateError as error:
+    print(f"refused: {error}")
+"""
+
+
+def promoter(folder: Path, repository: Path, name: str, fate: str = "lives") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROMOTER, str(folder), name, fate],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def go(folder: Path, names: str) -> None:
+    deadline = time.monotonic() + 60
+    while not all((folder / f"ready-{name}").exists() for name in names):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    (folder / "go").touch()
+
+
+def test_of_two_processes_that_promote_at_once_one_wins(tmp_path: Path, repository: Path) -> None:
+    machine(tmp_path).bootstrap(A)
+    both = [promoter(tmp_path, repository, name) for name in "XY"]
+    go(tmp_path, "XY")
+    told = [process.communicate(timeout=60)[0] for process in both]
+    won = [text for text in told if text.startswith("revision 2: advance")]
+    lost = [text for text in told if text.startswith(("refused: ", "no change: "))]
+    assert (len(won), len(lost)) == (1, 1), told
+    assert ledger(tmp_path).verify() == 3
+    assert read_current(tmp_path / "deployment" / "current.json").deployment == ledger(tmp_path).current()
+
+
+def test_a_process_killed_after_its_commit_leaves_a_ledger_that_catches_up(
+    tmp_path: Path, repository: Path
+) -> None:
+    machine(tmp_path).bootstrap(A)
+    path = tmp_path / "deployment" / "current.json"
+    process = promoter(tmp_path, repository, "X", "killed")
+    go(tmp_path, "X")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert read_current(path).deployment.revision == 1  # behind, never ahead
+    book = ledger(tmp_path)
+    assert book.verify() == 3
+    assert book.project()
+    assert read_current(path).deployment == book.current()
+    assert book.revisions()[-1].event == "advance"
 
 
 def test_many_that_open_a_new_ledger_at_once_all_succeed(tmp_path: Path) -> None:

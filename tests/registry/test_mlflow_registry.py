@@ -4,90 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import Result
+from typer.testing import CliRunner
 
-from segue.artifacts import commit, read_json, temporary_folder
+from segue import cli
+from segue.artifacts import read_json
 from segue.errors import ArtifactError
-from segue.migration.deployment import read_current
-from segue.migration.evidence import Evidence, write_evidence
+from segue.migration.evidence import write_evidence
 from segue.migration.gates import read_facts
 from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
-from segue.params import Params, load_params
+from segue.params import load_params
 from segue.registry.bundle import read_bundle
 from segue.registry.mlflow_registry import MlflowRegistry, model_name
 from segue.schema import Stage
 from segue.steps import operations
 from segue.steps.migration_report import report_migration
-from segue.steps.runner import Outcome, run_step
-from segue.workspace import Workspace
-from tests.migration.builders import SETTINGS, evidence, serving
-from tests.serving.worlds import full_bundle, incumbent_bundle, write_world
-
-DATASET = "ml-100k"
-DECISIONS = ("refresh_decision", "pilot_decision", "hybrid_decision", "full_decision")
-
-
-class Place:
-    """A workspace with finished artifacts up to the decisions."""
-
-    contender_saw = "s"  # the sequences that it was trained on; the incumbent saw "s"
-
-    def __init__(self, root: Path, world: Path) -> None:
-        self.workspace = Workspace(root)
-        params = yaml.safe_load((root / "params.yaml").read_text())
-        params["migration"] = SETTINGS.model_dump(mode="json")
-        (root / "params.yaml").write_text(yaml.safe_dump(params))
-        self.params: Params = load_params(self.workspace, DATASET)
-        for step in ("validation", "splits", "bento"):
-            self.put(step, lambda folder: (folder / "about.json").write_text("{}"))
-        self.put("drift", lambda folder: (folder / "drift.json").write_text(json.dumps({"verdict": "keep"})))
-        self.put("incumbent_bundle", lambda folder: incumbent_bundle(world, folder))
-        self.put("bundle", lambda folder: full_bundle(world, folder))
-        self.manifest = read_bundle(self.workspace.step(DATASET, "bundle"))
-
-    def put(self, step: str, write: object) -> None:
-        final = self.workspace.step(DATASET, step)
-        with temporary_folder(final) as folder:
-            write(folder)  # type: ignore[operator]
-            commit(folder, final, step=step, dataset=DATASET, params_sha256="p", inputs={}, code_version="c")
-
-    def measured(self, *offline: Evidence) -> None:
-        """Write the evidence and make the decisions anew."""
-
-        def evaluated(folder: Path) -> None:
-            write_evidence(folder / "evidence.json", offline)
-            trained_on = {"incumbent": "s", "generative_model": self.contender_saw}
-            (folder / "protocol.json").write_text(json.dumps({"trained_on": trained_on}))
-
-        self.put("offline_evaluation", evaluated)
-        checked = serving(self.manifest.bundle_id)
-        self.put("refit_check", lambda folder: write_evidence(folder / "evidence.json", []))
-        self.put("serving_check", lambda folder: write_evidence(folder / "evidence.json", [checked]))
-        for step in DECISIONS:
-            self.run(step)
-
-    def run(self, step: str) -> Outcome:
-        return run_step(self.workspace, DATASET, step, self.params)
-
-    @property
-    def stage(self) -> Stage:
-        return read_current(self.workspace.state(DATASET) / "deployment" / "current.json").deployment.stage
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture
-def place(workspace_root: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    return Place(workspace_root, world)
+from tests.migration.builders import evidence
+from tests.registry.places import DATASET, Place
 
 
 def test_from_the_bootstrap_to_a_person_who_moves_aliases(
@@ -156,6 +93,45 @@ def test_from_the_bootstrap_to_a_person_who_moves_aliases(
     run_id = client.get_model_version(name, version).run_id
     assert [one.path for one in client.list_artifacts(run_id, "reports")] == ["reports/migration.html"]
     assert not registry.attach("nobody", page)
+
+
+def test_a_promote_waits_for_a_second_person_at_the_command_line(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = yaml.safe_load(place.workspace.params_file.read_text())
+    params["migration"]["approval"] = "second_person"
+    place.workspace.params_file.write_text(yaml.safe_dump(params))
+    place.params = load_params(place.workspace, DATASET)
+    monkeypatch.setenv("LOGNAME", "ann")  # who runs the graph
+    place.run("bootstrap")
+    place.measured(evidence(recipe_a=place.manifest.recipe))
+    assert "waits for a second person" in place.run("deployment").message
+    assert place.stage is Stage.CASCADE
+    (waiting,) = operations.status(place.workspace, DATASET)["waiting"]
+    assert waiting.startswith("decision ")
+    assert "proposed by ann" in waiting
+
+    def approve(*words: str) -> Result:
+        return CliRunner().invoke(cli.app, ["approve", "--dataset", DATASET, *words])
+
+    for words, message in (
+        (["--actor", "ann", "--latest"], "somebody else must approve of it"),
+        (["--actor", "bob", "--decision", "f00"], "no proposal named 'f00' waits"),
+        (["--actor", "bob"], "--decision with its first characters, or --latest"),
+    ):
+        refused = approve(*words)
+        assert refused.exit_code == 1
+        assert message in str(refused.exception)
+    assert place.stage is Stage.CASCADE
+    done = approve("--actor", "bob", "--decision", waiting.split()[1].rstrip(":"))
+    assert done.exit_code == 0, done.output
+    assert "advance, stage pilot" in done.output
+    assert place.stage is Stage.PILOT
+    assert operations.status(place.workspace, DATASET)["waiting"] == []
+    assert any("bob approves of" in line for line in operations.history(place.workspace, DATASET))
+    again = approve("--actor", "bob", "--decision", waiting.split()[1].rstrip(":"))
+    assert "was applied by revision 3" in str(again.exception)
+    assert place.run("deployment").status == "no_change"
 
 
 def _load_as_a_person(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

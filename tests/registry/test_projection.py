@@ -95,6 +95,26 @@ def test_past_a_passing_gate_the_deployment_follows(tmp_path: Path, shelf: Shelf
     assert shelf.shown["pilot"] == "B"
 
 
+def test_a_moved_alias_waits_for_a_second_person_like_everything(tmp_path: Path, shelf: Shelf) -> None:
+    rules = MigrationSettings.model_validate(
+        {**SETTINGS.model_dump(), "automatic": False, "approval": "second_person"}
+    )
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    project(shelf, moves)
+    shelf.set_alias("pilot", "B")
+    [(_, change)] = answer_requests(shelf, moves, deployer(moves, B, body(B)))
+    assert not change.changed
+    assert "waits for a second person" in shelf.tags["B", "segue.refused.pilot"]
+    project(shelf, moves)
+    assert "pilot" not in shelf.shown
+    (proposal,) = moves.state.waiting
+    assert proposal.proposer == "mlflow alias pilot"
+    assert deployer(moves, B, body(B)).approve(proposal, "bob").changed
+    project(shelf, moves)
+    assert shelf.shown["pilot"] == "B"
+
+
 def test_champion_moved_back_is_a_rollback_without_a_gate(moves: StateMachine, shelf: Shelf) -> None:
     moves.advance(decision(Target.PILOT, B), B)
     project(shelf, moves)

@@ -23,7 +23,7 @@ from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
 from segue.params import load_params
-from segue.steps import operations
+from segue.steps import offers, operations
 from segue.steps.day_two import INCUMBENT_ALONE, day_two, record_served, served_bundle
 from segue.steps.runner import run_step
 from segue.workspace import Workspace
@@ -240,29 +240,26 @@ def test_a_mixture_of_two_runs_is_never_recorded(workspace: Workspace) -> None:
 def test_a_retrain_counts_only_beside_the_model_that_serves(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segue.steps import deployment
-    from segue.steps.registry import get
-    from segue.steps.runner import StepContext
-
     shadow_b(workspace)
-    params = load_params(workspace, DATASET)
-    context = StepContext(
-        workspace=workspace, dataset=DATASET, step=get("deployment"), params=params, inputs={}, input_hashes={},
-        output=workspace.root, identity="i", base={},
-    )  # fmt: skip
     newest = bundle("C")
     decision = promote(Target.REFRESH_RETRAIN, newest)
-    monkeypatch.setattr(deployment, "DECISIONS", ("one",))
-    monkeypatch.setattr(deployment, "read_decision", lambda path: decision)
-    context.inputs = {"one": workspace.root}
+    monkeypatch.setattr(offers, "DECISIONS", ("one",))
+    monkeypatch.setattr(offers, "read_decision", lambda path: decision)
+    told: list[str] = []
+
+    def found() -> set[Target]:
+        return set(offers.decisions_in(workspace, DATASET, {"one": workspace.root}, told.append))
+
     served_model = served(workspace, "B")["generative_model"]
     base = read_base(workspace, DATASET)
     write_base(workspace, DATASET, {**base, REPLACED_MODEL: served_model})
-    assert set(deployment._decisions(context)) == {Target.REFRESH_RETRAIN}
+    assert found() == {Target.REFRESH_RETRAIN}
+    assert told == []
     write_base(workspace, DATASET, {**base, REPLACED_MODEL: "0" * 64})
-    assert deployment._decisions(context) == {}
+    assert found() == set()
+    assert "measured beside a model that does not serve" in told[0]
     decision = promote(Target.REFRESH_RETRAIN, B)  # what serves already: it is for the ledger to say so
-    assert set(deployment._decisions(context)) == {Target.REFRESH_RETRAIN}
+    assert found() == {Target.REFRESH_RETRAIN}
 
 
 def test_a_file_leaves_the_inbox_only_for_a_run_that_begins(workspace: Workspace) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from segue.errors import ArtifactError
+from segue.errors import ArtifactError, StateError
+from segue.migration.approval import Proposal
 from segue.migration.decide import Decision, Outcome, Target, decide
 from segue.migration.deployment import BundleFacts
 from segue.migration.evidence import Evidence, evidence_sha256
@@ -85,8 +86,36 @@ class Deployer:
         self._shadow(report)
         return report
 
-    def apply(self, target: Target, *, actor: str = SYSTEM) -> Change:
-        """Apply the decision about ``target``, if there is one and it stands at this moment."""
+    def approve(self, proposal: Proposal, approver: str) -> Change:
+        """Let a proposal act, by the gate of this moment.
+
+        Raises StateError where it may not: another decision lies here, its evidence went stale, its time has passed, or
+        the approver is its proposer.
+        """
+        if proposal.override:
+            raise StateError(f"{proposal} is no decision: the state machine takes it")
+        if proposal.target in (Target.CANARY, Target.CANARY_INCUMBENT):
+            # These two are decided here and not by a step.
+            self.decisions[proposal.target] = gate(
+                proposal.target, self.offer.evidence, self.offer.bundle, self._settings
+            )
+        found = self.decisions.get(proposal.target)
+        if found is None or found.sha256 != proposal.identity:
+            lies = "none" if found is None else f"decision {found.short}"
+            raise StateError(
+                f"not approved: {proposal} is not what lies here ({lies} about {proposal.target}): "
+                "it was decided again since; see `segue status`"
+            )
+        change = self.apply(proposal.target, actor=proposal.actor, approver=approver)
+        if not change.changed:
+            raise StateError(f"not approved: {change.message.removeprefix('no change: ')}")
+        return change
+
+    def apply(self, target: Target, *, actor: str = SYSTEM, approver: str | None = None) -> Change:
+        """Apply the decision about ``target``, if there is one and it stands at this moment.
+
+        ``approver``: the second person, where one is asked for.
+        """
         decision = self.decisions.get(target)
         if decision is None:
             return Change(f"no change: nothing was decided about {target}")
@@ -108,7 +137,7 @@ class Deployer:
                 Target.CANARY: self.machine.canary,
                 Target.CANARY_INCUMBENT: self.machine.canary,
             }[target]
-            return event(decision, self.offer.bundle, actor=actor)
+            return event(decision, self.offer.bundle, actor=actor, approver=approver)
         except Refused as refusal:
             return Change(f"no change: {refusal}")
 

@@ -15,7 +15,12 @@ from segue.errors import ArtifactError
 from segue.schema import PathName, Stage
 
 CURRENT_FILE = "current.json"
-CANARY = "canary"  # the name of the arm by which another recipe or incumbent begins
+# The names of arms. ``outside`` is no arm of any document: it is what a request outside the pilot's scenario gets.
+CASCADE, CONTROL, TREATMENT, INTERLEAVED = "cascade", "control", "treatment", "interleaved"
+CANARY = "canary"  # by which another recipe or incumbent begins
+HOLDBACK = "holdback"  # users who stay on the cascade at every stage and in every experiment
+OUTSIDE = "outside"
+SCENARIO = "scenario"  # the key of a request's context that names its scenario
 # Paths that read the generative model: an arm on one of them is bound to the model's weights.
 GENERATIVE_PATHS = frozenset(
     {PathName.RECALL_ROUTE, PathName.RERANK, PathName.BLENDED, PathName.GENERATIVE, PathName.INTERLEAVED}
@@ -53,7 +58,12 @@ class BundleFacts(_Document):
 
 
 class Deployment(_Document):
-    """One revision. ``shares`` of the arms add up to 1; exactly one arm, the *champion*, has the largest."""
+    """One revision. The arms' shares are of all users and add up to 1; the *champion* has the largest.
+
+    ``salt`` draws the users of the running experiment, ``lasting_salt`` (null in documents of an earlier version) those
+    who are held back or shadowed, whatever runs (docs/adr/0013). ``scenario``: the experiment's arms answer requests of
+    that scenario alone.
+    """
 
     revision: int = Field(ge=1)
     parent: int | None
@@ -63,6 +73,7 @@ class Deployment(_Document):
     arms: tuple[Arm, ...] = Field(min_length=1)
     shadow: Shadow | None = None
     salt: str
+    lasting_salt: str | None = None
     blend: dict[str, float] | None = None
     recipe: str | None = None
     policy_sha256: str | None = None
@@ -87,6 +98,9 @@ class Deployment(_Document):
             raise ValueError("the arms' shares do not add up to 1")
         if self.parent != (self.revision - 1 or None):
             raise ValueError("the parent is not the revision before")
+        held = self.holdback
+        if held is not None and (held.path is not PathName.CASCADE or self.lasting_salt is None):
+            raise ValueError("a holdback stays on the cascade, by a lasting salt")
         return self
 
     @property
@@ -97,7 +111,25 @@ class Deployment(_Document):
     @property
     def canary(self) -> Arm | None:
         """The arm of another recipe or incumbent that is being tried; null where none is."""
-        return next((arm for arm in self.arms if arm.name == CANARY), None)
+        return self._named(CANARY)
+
+    @property
+    def holdback(self) -> Arm | None:
+        """The arm of the users who stay on the cascade whatever runs; null where nobody is held back."""
+        return self._named(HOLDBACK)
+
+    @property
+    def treatment(self) -> Arm | None:
+        """The arm of the generative path; null at stage cascade."""
+        return self._named(TREATMENT)
+
+    @property
+    def control(self) -> Arm | None:
+        """What the treatment is compared with: the experiment's control, at stage full the holdback."""
+        return self._named(CONTROL) or self.holdback
+
+    def _named(self, name: str) -> Arm | None:
+        return next((arm for arm in self.arms if arm.name == name), None)
 
     @property
     def bundles(self) -> tuple[str, ...]:

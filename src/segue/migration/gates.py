@@ -48,9 +48,18 @@ def read_facts(bundle: Path) -> BundleFacts:
     return BundleFacts.model_validate({name: raw[name] for name in names})
 
 
-def gather(folders: Iterable[Path]) -> list[Evidence]:
-    """All evidence of the artifacts in ``folders``."""
-    return [item for folder in folders for item in read_evidence(folder / EVIDENCE_FILE)]
+def gather(folders: Iterable[Path], dataset: str) -> list[Evidence]:
+    """All evidence of the artifacts in ``folders``. Raises ArtifactError where any is of another dataset."""
+    found = []
+    for folder in folders:
+        for item in read_evidence(folder / EVIDENCE_FILE):
+            if item.dataset != dataset:
+                raise ArtifactError(
+                    f"{folder / EVIDENCE_FILE} holds evidence of dataset {item.dataset!r}, and this is {dataset!r}: "
+                    f"run the step {folder.name} again"
+                )
+            found.append(item)
+    return found
 
 
 def gate(

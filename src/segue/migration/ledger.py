@@ -51,7 +51,9 @@ if TYPE_CHECKING:
 URL_VARIABLE: Final = "SEGUE_LEDGER_URL"
 GENESIS: Final = "0" * 64
 
-RowKind = Literal["deployment", "decision", "revocation", "override", "projection", "request"]
+RowKind = Literal[
+    "deployment", "decision", "revocation", "override", "projection", "request", "proposal", "approval"
+]
 
 _metadata = MetaData()
 _rows = Table(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from segue.blending.weights import checked_weights
 from segue.errors import ConfigurationError
 from segue.schema import PathName
 from segue.settings import Settings
+
+LEAST_SHARE: Final = 1e-6  # of an arm that there must be: shares are written with nine digits
 
 
 class Requirement(Settings):
@@ -47,9 +49,15 @@ class Policy(Settings):
 
 
 class MigrationSettings(Settings):
-    """Policies by what they admit, and how much of the traffic each stage's treatment arm takes."""
+    """Policies by what they admit, and which share of the users each arm gets (docs/adr/0013).
+
+    ``pilot_share`` (also a canary's), ``hybrid_share`` and ``interleaved_share`` are of the users who are not held back;
+    ``holdback_share`` is of all users. What is left is the control.
+    """
 
     automatic: bool = True  # false: a PROMOTE waits until somebody moves the alias in MLflow
+    # second_person: what goes forward waits as a proposal until somebody other than its proposer approves of it
+    approval: Literal["none", "second_person"] = "none"
     shadow: Policy = Policy()
     pilot: Policy = Policy()
     hybrid: Policy = Policy()
@@ -60,13 +68,16 @@ class MigrationSettings(Settings):
     canary_incumbent: Policy = Policy()
     costs: Costs = Costs()
     shadow_rate: float = Field(0.01, ge=0, le=1)
-    pilot_share: float = Field(0.05, gt=0, lt=1)
+    pilot_share: float = Field(0.05, ge=LEAST_SHARE, lt=1)
     pilot_path: PathName = PathName.GENERATIVE
-    hybrid_share: float = Field(0.9, gt=0, lt=1)
+    hybrid_share: float = Field(0.9, ge=LEAST_SHARE, lt=1)
     hybrid_path: PathName = PathName.BLENDED
-    full_share: float = Field(0.95, gt=0, lt=1)
+    interleaved_share: float = Field(0.05, ge=0, lt=1)  # 0: no such arm
+    holdback_share: float = Field(0.05, ge=0, lt=0.5)  # on the cascade at every stage; 0: nobody
     blend: dict[str, float] | None = None
-    scenario: str | None = None  # a declared segment of requests; null: everybody
+    # Declared segments of requests: the values that `scenario` may have in a request's context.
+    scenarios: tuple[str, ...] = ()
+    scenario: str | None = None  # the one that a pilot is confined to; null: every request
     salt: str = "segue"
 
     @field_validator("blend")
@@ -77,3 +88,18 @@ class MigrationSettings(Settings):
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
         return blend
+
+    @model_validator(mode="after")
+    def _routable(self) -> Self:
+        for name in ("pilot_share", "hybrid_share"):
+            if (taken := getattr(self, name) + self.interleaved_share) > 1 - LEAST_SHARE:
+                raise ValueError(
+                    f"{name} and interleaved_share take {taken:g} of the users and leave no control: "
+                    "together they must stay below 1"
+                )
+        if self.scenario is not None and self.scenario not in self.scenarios:
+            declared = ", ".join(self.scenarios) or "none"
+            raise ValueError(
+                f"scenario {self.scenario!r} is not declared (declared: {declared}): add it to scenarios"
+            )
+        return self

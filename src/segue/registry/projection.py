@@ -68,6 +68,11 @@ def desired(state: State) -> dict[str, str]:
     return found
 
 
+def is_behind(state: State) -> bool:
+    """Whether something was done since the aliases were projected last: by hand, or by a run that was cut short."""
+    return state.current is not None and state.aliases != desired(state)
+
+
 def requests(
     last: Mapping[str, str] | None, ledger: Mapping[str, str], shown: Mapping[str, str]
 ) -> list[AliasRequest]:

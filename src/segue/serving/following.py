@@ -12,7 +12,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,11 +49,13 @@ class Serving:
     default: str = ""  # the bundle that answers where there is no deployment
     path: PathName = PathName.CASCADE  # the path that answers where there is no deployment
 
-    def route(self, user_id: str | None) -> tuple[Engine, PathName, Arm | None]:
-        """Who answers a user."""
+    def route(
+        self, user_id: str | None, context: Mapping[str, str] | None = None
+    ) -> tuple[Engine, PathName, Arm | None]:
+        """Who answers a request of this user in this context."""
         if self.deployment is None:
             return self.engines[self.default], self.path, None
-        arm = arm_for(self.deployment, user_id)
+        arm = arm_for(self.deployment, user_id, context)
         return self.engines[arm.bundle], arm.path, arm
 
     def preview(self, path: PathName) -> Engine:

@@ -29,6 +29,7 @@ from segue.serving.requests import (
     SimilarRequest,
     Who,
 )
+from segue.serving.shadowing import Shadower
 from segue.serving.spool import Spool
 from segue.serving.store import Exposure, Store, new_exposure_id, open_named_store, open_store
 from segue.workspace import Workspace
@@ -65,6 +66,7 @@ class Service:
         self._serving = serving
         self._store = store
         self._follower = follower
+        self._shadower = Shadower()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Service:
@@ -143,6 +145,7 @@ class Service:
         return cls(now, store, follower)
 
     def close(self) -> None:
+        self._shadower.stop()
         if self._follower is not None:
             self._follower.stop()
         if self._store is not None:
@@ -171,6 +174,7 @@ class Service:
         logged = self._store is not None and expose
         ids = [new_exposure_id() if logged and request.path is None else None for request in requests]
         found: dict[int, Served] = {}
+        known: dict[int, History] = {}
         warnings: dict[int, str] = {}
         for places in groups.values():
             one = routed[places[0]]
@@ -178,6 +182,7 @@ class Service:
             for place in places:
                 history, warning = self._history(requests[place])
                 histories.append(replace(history, draw=ids[place]))
+                known[place] = history
                 if warning is not None:
                     warnings[place] = warning
             lists = one.engine.recommend(
@@ -192,7 +197,13 @@ class Service:
             _answer(serving, routed[place], found[place], requests[place], warnings.get(place), started)
             for place in range(len(requests))
         ]
-        return self._exposed(requests, answers, ids) if expose else answers
+        if not expose:
+            return answers
+        for place, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+            if not answer.preview:
+                shown = [item.item_id for item in answer.items]
+                self._shadower.offer(serving, known[place], shown, k=request.k, filters=request.filters)
+        return self._exposed(requests, answers, ids)
 
     def candidates(self, request: RecommendRequest) -> Answer:
         """Candidates with scores, to be one recall route of another cascade: never an exposure.
@@ -276,6 +287,7 @@ class Service:
             "open_breakers": opened,
             "unreadable": unreadable,
             "failures": failures,
+            "shadow": self._shadower.told(),
             "store": None
             if store is None
             else {
@@ -290,7 +302,7 @@ class Service:
         if request.path is not None:
             path = PathName(request.path)
             return _Routed(serving.preview(path), path, None, request.k, request.filters)
-        engine, path, arm = serving.route(request.user_id)
+        engine, path, arm = serving.route(request.user_id, request.context)
         return _Routed(engine, path, arm, request.k, request.filters)
 
     def _history(self, request: Who) -> tuple[History, str | None]:

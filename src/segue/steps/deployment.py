@@ -5,20 +5,17 @@ The only step that changes what serves. It acts under the dataset's lock, and ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
-from segue.bases import REPLACED_MODEL, read_base
-from segue.migration.apply import Deployer, Offer
-from segue.migration.decide import DECISION_FILE, Decision, Target, read_decision
+from segue.migration.apply import Deployer
 from segue.migration.evidence import Evidence
-from segue.migration.gates import gather, read_facts
 from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
-from segue.steps.registry import EVIDENCE_STEPS
+from segue.steps.actors import login
+from segue.steps.offers import read_offer
 from segue.steps.runner import StepContext, read_record
 
-DECISIONS = ("refresh_decision", "pilot_decision", "hybrid_decision", "full_decision")
 HEADLINE = ("ndcg@10", "recall@10")  # shown beside the version in MLflow
 
 
@@ -26,27 +23,29 @@ def run(context: StepContext) -> None:
     """Requests first (somebody waits for an answer), then the decisions, then the projection."""
     from segue.registry.bundle import publish
     from segue.registry.mlflow_registry import MlflowRegistry
-    from segue.registry.projection import answer_requests, project
+    from segue.registry.projection import answer_requests, is_behind, project
     from segue.steps.day_two import record_served
 
     folder = context.inputs["bundle"]
     bundles = context.workspace.bundles(context.dataset)
-    facts = read_facts(folder)
-    evidence = gather([context.inputs[name] for name in EVIDENCE_STEPS])
+    offer = read_offer(context.workspace, context.dataset, context.inputs, context.progress)
+    facts = offer.bundle
     ledger = Ledger.open(context.workspace, context.dataset)
     try:
         ledger.verify()
-        ledger.project()
-        machine = StateMachine(ledger, context.params.migration)
-        deployer = Deployer(
-            machine, Offer(facts, evidence, _decisions(context)), moment=lambda: datetime.now(UTC)
+        caught_up = (
+            ["current.json had fallen behind the ledger and is written again"] if ledger.project() else []
         )
+        machine = StateMachine(ledger, context.params.migration, user=login())
+        deployer = Deployer(machine, offer, moment=lambda: datetime.now(UTC))
         publish(folder, bundles)
         record_served(context.workspace, context.dataset, facts.bundle_id)
         registry = MlflowRegistry(context.workspace, context.dataset)
         version = registry.register(
-            facts.bundle_id, str(bundles), metrics={**_headline(evidence), **_of_semantic_ids(context)}
+            facts.bundle_id, str(bundles), metrics={**_headline(offer.evidence), **_of_semantic_ids(context)}
         )
+        if is_behind(machine.state):
+            caught_up.append("MLflow's aliases had fallen behind the ledger and follow it again")
         answered = answer_requests(registry, machine, deployer)
         report = deployer.run()
         for request, change in answered:
@@ -56,9 +55,10 @@ def run(context: StepContext) -> None:
     finally:
         ledger.close()
     assert current is not None, "bootstrap comes before deployment"
+    # A kill, or a change by hand, came between the ledger and what is written from it: neither is to be silent.
+    report.lines.extend(f"reconciled: {line}" for line in caught_up)
     for line in report.lines:
         context.progress(line)
-    context.receipt = {"revision": current.revision, "stage": str(current.stage)}
     context.message = report.message
     if answered and not report.changed and put_back:
         # Nothing that serves changed, and yet something was done: it is not to be passed over in silence.
@@ -74,26 +74,7 @@ def run(context: StepContext) -> None:
     context.metrics["stage"] = current.stage.value
 
 
-def _decisions(context: StepContext) -> dict[Target, Decision]:
-    from segue.steps.day_two import served_bundle, served_model
-
-    found = [read_decision(Path(context.inputs[step]) / DECISION_FILE) for step in DECISIONS]
-    decisions = {decision.target: decision for decision in found}
-    retrain = decisions.get(Target.REFRESH_RETRAIN)
-    if retrain is None or retrain.bundle_id == served_bundle(context.workspace, context.dataset):
-        return decisions
-    beside = read_base(context.workspace, context.dataset)[REPLACED_MODEL]
-    if beside != served_model(context.workspace, context.dataset):
-        # After a retrain was deployed, a further run would measure the next one beside the one before.
-        context.progress(
-            "no retrain: it was measured beside a model that does not serve (any more); `segue day-two` measures it "
-            "beside the one that does"
-        )
-        del decisions[Target.REFRESH_RETRAIN]
-    return decisions
-
-
-def _headline(evidence: list[Evidence]) -> dict[str, float]:
+def _headline(evidence: Sequence[Evidence]) -> dict[str, float]:
     return {
         f"{item.path_a}/{item.metric}": item.estimate
         for item in evidence

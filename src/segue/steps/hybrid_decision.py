@@ -12,7 +12,7 @@ def run(context: StepContext) -> None:
     """Writes ``decision.json``. A HOLD is a step that succeeded."""
     decision = gate(
         Target.HYBRID,
-        gather([context.inputs[name] for name in EVIDENCE_STEPS]),
+        gather([context.inputs[name] for name in EVIDENCE_STEPS], context.dataset),
         read_facts(context.inputs["bundle"]),
         context.params.migration,
     )

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
+from segue.canonical import short
 from segue.errors import StateError
+from segue.migration.apply import Deployer
+from segue.migration.approval import Proposal
 from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
 from segue.migration.settings import MigrationSettings
-from segue.migration.state_machine import Change, StateMachine
+from segue.migration.state_machine import Change, State, StateMachine
 from segue.params import load_params
+from segue.steps.actors import login, named
 from segue.workspace import Workspace
 
 RECENT = 10  # entries of the ledger that a status shows
 
 
 def status(workspace: Workspace, dataset: str) -> dict[str, Any]:
-    """What serves, and the ledger's last entries. Raises StateError where the ledger was tampered with."""
+    """What serves, what waits for approval, and the ledger's last entries.
+
+    Raises StateError where the ledger was tampered with.
+    """
     with _ledger(workspace, dataset) as ledger:
         ledger.verify()
-        current = ledger.current()
+        state = State.of(dataset, ledger.rows())
         return {
-            "deployment": None if current is None else current.model_dump(mode="json"),
+            "deployment": None if state.current is None else state.current.model_dump(mode="json"),
+            "waiting": [str(proposal) for proposal in state.waiting],
             "ledger": list(_lines(ledger))[-RECENT:],
         }
 
@@ -41,18 +49,18 @@ def rollback(
 ) -> str:
     """Put the last good revision (or revision ``to``) back. Returns what happened, in a line."""
     return _by_hand(
-        workspace, dataset, lambda machine: machine.rollback(actor=_actor(actor), reason=reason, to=to)
+        workspace, dataset, lambda machine: machine.rollback(actor=named(actor), reason=reason, to=to)
     )
 
 
 def demote(workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str) -> str:
     """One stage back."""
-    return _by_hand(workspace, dataset, lambda machine: machine.demote(actor=_actor(actor), reason=reason))
+    return _by_hand(workspace, dataset, lambda machine: machine.demote(actor=named(actor), reason=reason))
 
 
 def abandon(workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str) -> str:
     """End the running experiment."""
-    return _by_hand(workspace, dataset, lambda machine: machine.abandon(actor=_actor(actor), reason=reason))
+    return _by_hand(workspace, dataset, lambda machine: machine.abandon(actor=named(actor), reason=reason))
 
 
 def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, reason: str) -> str:
@@ -79,11 +87,61 @@ def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, 
     return _by_hand(workspace, dataset, event)
 
 
+def approve(workspace: Workspace, dataset: str, *, actor: str, decision: str | None) -> str:
+    """Let a proposal act, by the gate of this moment. Returns what happened, in a line.
+
+    ``decision``: the first characters of its hash; None: the newest that waits. Raises StateError where it may not act:
+    nothing waits under that name, the approver is its proposer, or its gate does not pass (any more).
+    """
+    from segue.steps.offers import folders, read_offer
+
+    settings = load_params(workspace, dataset).migration
+    with _ledger(workspace, dataset) as ledger:
+        ledger.verify()
+        machine = StateMachine(ledger, settings, user=login())
+        if settings.approval == "none":
+            raise StateError(
+                "nothing waits for approval: migration.approval is none, so what may act has acted already"
+            )
+        proposal = _waiting(machine.state, decision)
+        if proposal.override:
+            return machine.override(
+                proposal.bundle,
+                proposal.target,
+                actor=proposal.actor,
+                reason=proposal.asked,
+                approver=actor,
+            ).message
+        told: list[str] = []
+        offer = read_offer(workspace, dataset, folders(workspace, dataset), told.append)
+        deployer = Deployer(machine, offer, moment=lambda: datetime.now(UTC))
+        return "; ".join([*told, deployer.approve(proposal, actor).message])
+
+
+def _waiting(state: State, decision: str | None) -> Proposal:
+    if decision is None:
+        if not state.waiting:
+            raise StateError("nothing waits for approval")
+        return state.waiting[-1]
+    found = [one for one in state.waiting if one.identity.startswith(decision)]
+    if len(found) == 1:
+        return found[0]
+    listed = "; ".join(map(str, state.waiting)) or "nothing does"
+    for what, settled in (("applied", state.applied), ("revoked", state.revoked)):
+        for identity, revision in settled.items():
+            if identity.startswith(decision):
+                raise StateError(
+                    f"not approved: decision {short(identity)} was {what} by revision {revision}; waiting: {listed}"
+                )
+    many = "more than one proposal" if found else "no proposal"
+    raise StateError(f"not approved: {many} named {decision!r} waits for approval; waiting: {listed}")
+
+
 def _by_hand(workspace: Workspace, dataset: str, event: Callable[[StateMachine], Change]) -> str:
     settings: MigrationSettings = load_params(workspace, dataset).migration
     # Not under the dataset's lock: a rollback must not wait for a training. The ledger's compare-and-swap is enough.
     with _ledger(workspace, dataset) as ledger:
-        change = event(StateMachine(ledger, settings))
+        change = event(StateMachine(ledger, settings, user=login()))
     # The aliases in MLflow follow at the next run of `deployment`: a lagging projection is no request.
     return change.message
 
@@ -95,13 +153,6 @@ def _ledger(workspace: Workspace, dataset: str) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
-
-
-def _actor(actor: str | None) -> str:
-    try:
-        return actor or getpass.getuser()
-    except (KeyError, OSError) as error:  # a container's user may have no name
-        raise StateError("your login has no name here: give one with --actor") from error
 
 
 def _lines(ledger: Ledger) -> Iterator[str]:
@@ -130,6 +181,10 @@ def _lines(ledger: Ledger) -> Iterator[str]:
                 what = f"revision {payload['by_revision']} revokes {named}"
             case "override":
                 what = f"override of {payload['target']} by {payload['actor']}: {payload['reason']}"
+            case "proposal":
+                what = f"proposed, and waits for a second person: {Proposal.of(payload, row.at)}"
+            case "approval":
+                what = f"{payload['actor']} approves of {payload['identity'][:12]}, proposed by {payload['proposer']}"
             case "request":
                 what = f"alias {payload['alias']} was moved by hand: {payload['answer']}"
             case _:

@@ -23,7 +23,7 @@ def run(context: StepContext) -> None:
     target, hold_because = refresh_class(context.base)
     decision = gate(
         target,
-        gather([context.inputs[name] for name in EVIDENCE_STEPS]),
+        gather([context.inputs[name] for name in EVIDENCE_STEPS], context.dataset),
         read_facts(context.inputs["bundle"]),
         context.params.migration,
         notes=[f"drift says: {drift['verdict']}"],

@@ -391,7 +391,7 @@ STEPS: tuple[Step, ...] = (
             "full_decision",
         ),
         params=("migration",),
-        code=("migration", "registry", "pyfunc_model", "steps.day_two"),
+        code=("migration", "registry", "pyfunc_model", "steps.actors", "steps.day_two", "steps.offers"),
         kind="effect",
         always=True,
     ),

@@ -1,0 +1,137 @@
+"""Rollback: the last good revision again; what is left is revoked, and barred (docs/adr/0003). No gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segue.errors import StateError
+from segue.migration.arms import moved, shadow_of
+from segue.migration.change import Change, Draft
+from segue.migration.decide import Decision
+from segue.migration.deployment import Deployment
+from segue.migration.settings import MigrationSettings
+from segue.migration.state import STAGES, State, enters
+from segue.schema import Stage
+
+
+def rollback(
+    state: State,
+    settings: MigrationSettings,
+    *,
+    actor: str,
+    reason: str,
+    experiment: bool,
+    to: int | None,
+    decision: Decision | None,
+) -> Draft | Change:
+    """Raises StateError where no good revision is before.
+
+    By default the newest change is undone, exactly: stage, arms and their bundles are again what they were
+    before it; the contender that an advance had brought goes on in shadow. ``experiment`` (a guardrail was
+    crossed) goes back to before the running experiment, on the newest bundle, whatever refreshes came in
+    between. ``to`` names a revision, which is restored exactly. ``decision`` is the ROLLBACK that asks for it,
+    if one does; it acts at most once.
+    """
+    current = state.serving
+    if decision is not None and (by := state.applied.get(decision.sha256)) is not None:
+        return Change(f"no change: decision {decision.short} was applied by revision {by}")
+    if to is not None:
+        if not 1 <= to < current.revision:
+            raise StateError(f"revision {to} is not one before {current.revision}")
+        if STAGES.index(state.revision(to).deployment.stage) > STAGES.index(current.stage):
+            raise StateError(f"revision {to} is at a later stage than {current.stage}: that is an override")
+        return _restored(
+            state, settings, to, leaves=range(to + 1, current.revision + 1), actor=actor, reason=reason
+        )
+    leaving = state.entry(current.revision) if experiment else state.origin(current.revision)
+    if leaving is None:
+        raise StateError(f"no experiment runs at revision {current.revision}: there is nothing to leave")
+    entered = enters(state.revision(leaving).event)
+    for number in range(leaving - 1, 0, -1):
+        newest = _newest_good(state, number) if entered else None
+        on = newest if experiment else None
+        if _is_good(state, number, on=on):
+            return _restored(
+                state,
+                settings,
+                number,
+                leaves=[leaving],
+                actor=actor,
+                reason=reason,
+                on=on,
+                shadow_on=newest,
+                decision=decision,
+            )
+    raise StateError(f"revision {current.revision} has no good revision before it to roll back to")
+
+
+def _restored(
+    state: State,
+    settings: MigrationSettings,
+    target: int,
+    *,
+    leaves: Sequence[int],
+    actor: str,
+    reason: str,
+    on: str | None = None,
+    shadow_on: str | None = None,
+    decision: Decision | None = None,
+) -> Draft:
+    """Revision ``target`` again; with ``on`` its stage and arms on that bundle, with ``shadow_on`` that bundle in
+    shadow, where the stage has one."""
+    restored = state.revision(target).deployment
+    arms, shadow, recipe = restored.arms, restored.shadow, restored.recipe
+    if on is not None:
+        arms = moved(arms, on)
+        recipe = None if recipe is None else state.facts[on].recipe
+    seen = on or shadow_on
+    if seen is not None and restored.stage is Stage.CASCADE and state.facts[seen].model_id is not None:
+        shadow = shadow_of(state.facts[seen], settings)  # it stays previewable
+    return Draft(
+        event="rollback",
+        changes={
+            "restores": target,
+            "stage": restored.stage,
+            "scenario": restored.scenario,
+            "arms": arms,
+            "shadow": shadow,
+            "blend": restored.blend,
+            "salt": restored.salt,  # the users get the arms that they had
+            "recipe": recipe,
+        },
+        actor=actor,
+        reason=reason,
+        decision=decision,
+        leaves=list(leaves),
+    )
+
+
+def _newest_good(state: State, target: int) -> str | None:
+    """The newest bundle, if nobody left it and its incumbent is the target's; else None."""
+    current = state.serving
+    incumbent = state.facts[state.revision(target).deployment.champion.bundle].incumbent_id
+    candidate = current.generative_bundle or current.champion.bundle
+    if candidate in state.barred_bundles or state.facts[candidate].incumbent_id != incumbent:
+        return None
+    return candidate
+
+
+def _is_good(state: State, number: int, on: str | None) -> bool:
+    """Whether ``number`` may be gone back to: no stage further on, nothing in it that was left before."""
+    current = state.serving
+    document = state.revision(number).deployment
+    if STAGES.index(document.stage) > STAGES.index(current.stage):
+        return False
+    if document.decision_sha256 in state.revoked:
+        return False
+    if document.recipe is not None and (document.stage.value, document.recipe) in state.barred_recipes:
+        return False
+    if on is not None:
+        return document.stage is not current.stage
+    if any(bundle in state.barred_bundles for bundle in document.bundles):
+        return False
+    return _what_serves(document) != _what_serves(current)
+
+
+def _what_serves(document: Deployment) -> tuple[object, ...]:
+    return document.stage, document.arms, document.shadow

@@ -1,0 +1,178 @@
+"""What waits for a second person, and who may let it act."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from segue.errors import StateError
+from segue.migration.approval import Proposal
+from segue.migration.decide import Target
+from segue.migration.settings import MigrationSettings, Policy
+from segue.migration.state_machine import StateMachine
+from segue.schema import Stage
+from tests.migration.builders import (
+    SETTINGS,
+    body,
+    bundle,
+    decision,
+    ledger,
+    machine,
+    online,
+    promote,
+    requirement,
+)
+from tests.migration.test_apply import deployer, stage_of
+
+A, B, B2 = bundle("A", model=None), bundle("B"), bundle("B2")
+FOUR_EYES = MigrationSettings.model_validate({**SETTINGS.model_dump(), "approval": "second_person"})
+
+
+@pytest.fixture
+def moves(tmp_path: Path) -> StateMachine:
+    found = StateMachine(ledger(tmp_path), FOUR_EYES, user="ann")
+    found.bootstrap(A)
+    return found
+
+
+def waiting(moves: StateMachine) -> Proposal:
+    (found,) = moves.state.waiting
+    return found
+
+
+def test_a_promote_waits_and_acts_once_somebody_else_approves(moves: StateMachine) -> None:
+    run = deployer(moves, B, body(B))
+    report = run.run()
+    assert "waits for a second person" in report.message
+    assert stage_of(moves) is Stage.CASCADE
+    proposal = waiting(moves)
+    assert (proposal.target, proposal.proposer) == (Target.PILOT, "ann")
+    assert proposal.identity == run.decisions[Target.PILOT].sha256
+    # The shadow meanwhile: nobody sees it, so it waits for nobody.
+    current = moves.state.current
+    assert current is not None
+    assert current.generative_bundle == "B"
+    # The same run again proposes nothing new.
+    rows = len(moves.ledger.rows())
+    assert deployer(moves, B, body(B)).run().message.startswith("no change")
+    assert len(moves.ledger.rows()) == rows
+
+    change = deployer(moves, B, body(B)).approve(proposal, "bob")
+    assert change.deployment is not None
+    assert change.deployment.stage is Stage.PILOT
+    assert change.deployment.decision_sha256 == proposal.identity
+    assert change.deployment.reason == "pilot PROMOTE; proposed by ann, approved by bob"
+    assert moves.state.waiting == ()
+    assert [row.payload["actor"] for row in moves.ledger.rows() if row.kind == "approval"] == ["bob"]
+    with pytest.raises(StateError, match=r"not approved: .* is about pilot, and the stage is pilot"):
+        deployer(moves, B, body(B)).approve(proposal, "bob")
+
+
+@pytest.mark.parametrize("name", ["ann", " Ann ", "ANN", "segue"])
+def test_a_proposer_does_not_approve(moves: StateMachine, name: str) -> None:
+    deployer(moves, B, body(B)).run()
+    with pytest.raises(StateError, match="was proposed by ann: somebody else must approve"):
+        deployer(moves, B, body(B)).approve(waiting(moves), name)
+    with pytest.raises(StateError, match="names who approves"):
+        deployer(moves, B, body(B)).approve(waiting(moves), "  ")
+    assert stage_of(moves) is Stage.CASCADE
+
+
+def test_what_was_never_proposed_cannot_be_approved(moves: StateMachine) -> None:
+    with pytest.raises(StateError, match="was never proposed, or is settled"):
+        moves.advance(decision(Target.PILOT, B), B, approver="bob")
+    assert stage_of(moves) is Stage.CASCADE
+
+
+def test_another_decision_s_approval_is_refused(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    first = waiting(moves)
+    # Measured again: the files hold another decision, and it takes the first one's place.
+    again = [*body(B), online()]
+    with pytest.raises(StateError, match=r"is not what lies here .* decided again since"):
+        deployer(moves, B, again).approve(first, "bob")
+    deployer(moves, B, again).run()
+    assert waiting(moves).identity != first.identity
+    with pytest.raises(StateError, match="was never proposed, or is settled"):
+        deployer(moves, B, body(B)).approve(first, "bob")
+    assert deployer(moves, B, again).approve(waiting(moves), "bob").changed
+
+
+def test_a_stale_decision_s_approval_is_refused(tmp_path: Path) -> None:
+    aging = requirement(
+        metric="invalid_rate",
+        kind="serving",
+        direction="at_most",
+        margin=0.0,
+        against=None,
+        maximum_age_days=7,
+    )
+    rules = MigrationSettings.model_validate(
+        {**FOUR_EYES.model_dump(), "pilot": Policy(requirements=(aging,))}
+    )
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    deployer(moves, B, body(B)).run()
+    with pytest.raises(StateError, match=r"not approved: .* at this moment its evidence says HOLD"):
+        deployer(moves, B, body(B), later=timedelta(days=8)).approve(waiting(moves), "bob")
+    assert deployer(moves, B, body(B), later=timedelta(days=6)).approve(waiting(moves), "bob").changed
+
+
+def test_a_revoked_decision_waits_no_more(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    deployer(moves, B, body(B)).approve(waiting(moves), "bob")
+    hybrid = body(B, online())
+    deployer(moves, B, hybrid).run()
+    proposal = waiting(moves)
+    assert proposal.target is Target.HYBRID
+    moves.rollback(actor="ann", reason="clicks fell")  # goes back, so it waits for nobody
+    assert stage_of(moves) is Stage.CASCADE
+    with pytest.raises(StateError, match="not approved: hybrid is more than one stage after cascade"):
+        deployer(moves, B, hybrid).approve(proposal, "bob")
+    # And the pilot's own decision is revoked: proposed again it is refused before it waits.
+    assert "was revoked by revision 4" in deployer(moves, B, body(B)).run().message
+
+
+def test_what_keeps_the_list_fresh_or_goes_back_waits_for_nobody(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    deployer(moves, B, body(B)).approve(waiting(moves), "bob")
+    assert moves.refresh(decision(Target.REFRESH_DATA, B2), B2).changed
+    harm = body(B2, online(estimate=-0.1, low=-0.2, high=-0.05))
+    assert deployer(moves, B2, harm, refresh=Target.REFRESH_DATA, hold=None).run().changed
+    assert stage_of(moves) is Stage.CASCADE
+    C = bundle("C", model="M2")
+    assert "waits for a second person" in moves.refresh(promote(Target.REFRESH_RETRAIN, C), C).message
+
+
+def test_an_override_needs_a_second_person_too(moves: StateMachine) -> None:
+    asked = moves.override(B, Target.PILOT, actor="ann", reason="the fair is tomorrow")
+    assert not asked.changed
+    proposal = waiting(moves)
+    assert (proposal.override, proposal.proposer, proposal.asked) == (True, "ann", "the fair is tomorrow")
+    with pytest.raises(StateError, match="was proposed by ann"):
+        moves.override(B, Target.PILOT, actor="ann", reason=proposal.asked, approver="ann")
+    # In another's name, or for another reason, it is another override, which nobody proposed.
+    with pytest.raises(StateError, match="never proposed"):
+        moves.override(B, Target.PILOT, actor="eve", reason=proposal.asked, approver="bob")
+    done = moves.override(B, Target.PILOT, actor="ann", reason=proposal.asked, approver="bob")
+    assert done.deployment is not None
+    assert (done.deployment.stage, done.deployment.actor) == (Stage.PILOT, "ann")
+    assert any(row.kind == "override" for row in moves.ledger.rows())
+
+
+def test_an_override_that_another_revision_overtook_waits_no_more(moves: StateMachine) -> None:
+    moves.override(B, Target.PILOT, actor="ann", reason="the fair is tomorrow")
+    moves.shadow(decision(Target.SHADOW, B), B)
+    assert moves.state.waiting == ()
+    with pytest.raises(StateError, match="never proposed, or is settled"):
+        moves.override(B, Target.PILOT, actor="ann", reason="the fair is tomorrow", approver="bob")
+
+
+def test_without_the_option_nothing_waits(tmp_path: Path) -> None:
+    moves = machine(tmp_path)
+    moves.bootstrap(A)
+    assert deployer(moves, B, body(B)).run().changed
+    assert moves.state.proposals == ()
+    assert moves.ledger.verify() == len(moves.ledger.rows())
