@@ -138,6 +138,15 @@ def test_a_recommendation_by_raw_ids(url: str, full_id: str) -> None:
     assert answer["latency_ms"] > 0
 
 
+def test_every_path_over_the_wire(url: str) -> None:
+    for path in PathName:
+        answer = httpx.post(f"{url}/recommend", json={"history": ["i001"], "k": 5, "path": path.value}).json()
+        assert (answer["path"], answer["fallback"], len(answer["items"])) == (path.value, None, 5)
+    refused = httpx.post(f"{url}/recommend", json={"history": [], "path": "mixed"})
+    assert refused.status_code == 400
+    assert "recall_route" in refused.json()["error"]
+
+
 def test_the_other_endpoints(url: str) -> None:
     batch = httpx.post(f"{url}/recommend_batch", json={"requests": [{"history": []}, {"history": ["i001"]}]})
     assert [len(answer["items"]) for answer in batch.json()] == [10, 10]

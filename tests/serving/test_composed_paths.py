@@ -26,8 +26,10 @@ def paths() -> dict[PathName, FakePath]:
 
 
 @pytest.fixture
-def engine(full: Path, paths: dict[PathName, FakePath]) -> Iterator[Engine]:
-    made = Engine(read_bundle(full), Items.load(full), dict(paths), budget_ms=100)
+def engine(full: Path, paths: dict[PathName, FakePath], request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """With a budget that no machine is too busy for; a test of the budget itself brings its own."""
+    budget = getattr(request, "param", 5000.0)
+    made = Engine(read_bundle(full), Items.load(full), dict(paths), budget_ms=budget)
     yield made
     made.close()
 
@@ -87,12 +89,13 @@ def test_generated_items_are_one_more_recall_route(engine: Engine, paths: dict[P
 
 @pytest.mark.parametrize("path", ALL)
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("engine", "fault", "reason"),
     [
-        ({"error": ValueError("boom")}, "raised ValueError"),
-        ({"nan": True}, "gave scores that are no numbers"),
-        ({"hang": True}, "over its time budget"),
+        (5000, {"error": ValueError("boom")}, "raised ValueError"),
+        (5000, {"nan": True}, "gave scores that are no numbers"),
+        (300, {"hang": True}, "over its time budget"),
     ],
+    indirect=["engine"],
 )
 def test_where_the_generative_part_fails_the_cascade_serves_and_the_part_is_counted(
     engine: Engine, paths: dict[PathName, FakePath], path: PathName, fault: dict[str, object], reason: str

@@ -20,7 +20,7 @@ def test_numbers_are_ids_too() -> None:
         ({}, "give a user_id, a history"),
         ({"k": 3}, "give a user_id, a history"),
         ({"history": [], "k": 0}, "greater than or equal to 1"),
-        ({"history": [], "path": "magic"}, "'generative', 'cascade' or 'popularity'"),
+        ({"history": [], "path": "magic"}, "'generative', 'interleaved' or 'popularity'"),
         ({"history": ["a"], "timestamps": [1, 2]}, "of one length"),
         ({"user_id": "u", "timestamps": [1]}, "of one length"),
         ({"history": [""]}, "at least 1 character"),
