@@ -25,9 +25,16 @@ from tests.migration.builders import SETTINGS, promote
 from tests.serving.worlds import USERS
 
 NAMES = [f"u{number:02d}" for number in range(USERS)]
-# Half of the users are treated, so that most batches hold both arms. No interleaved arm: this is about swapping.
+# Half of the users are treated, so that most batches hold several arms.
 RULES = MigrationSettings.model_validate(
-    {**SETTINGS.model_dump(), "pilot_share": 0.5, "hybrid_path": "generative", "holdback_share": 0.1}
+    {
+        **SETTINGS.model_dump(),
+        "pilot_share": 0.5,
+        "hybrid_share": 0.7,
+        "interleaved_share": 0.2,
+        "hybrid_path": "generative",
+        "holdback_share": 0.25,
+    }
 )
 
 
@@ -79,7 +86,7 @@ class Callers:
             thread.join(timeout=60)
 
     def _call(self, kept: list[list[Answer]]) -> None:
-        requests = [RecommendRequest(user_id=user, k=3) for user in NAMES[:8]]
+        requests = [RecommendRequest(user_id=user, k=3) for user in NAMES[:16]]
         try:
             while not self._stop.wait(0.005):
                 kept.append(self.service.recommend_batch(requests, expose=False))
@@ -136,14 +143,22 @@ def test_every_change_is_served_within_a_second_and_never_in_part(
                 assert answer.bundle == arm.bundle
                 assert answer.fallback is not None or answer.path == arm.path.value
     assert len(seen) > 5
+    assert {"holdback", "interleaved", "control", "treatment"} <= {
+        answer.arm for batches in callers.batches for batch in batches for answer in batch
+    }
 
 
 def test_a_pilot_of_one_scenario_is_served_to_its_requests_alone(
     workspace: Workspace, moves: StateMachine, service: Service, full: Path, incumbent_only: Path
 ) -> None:
-    rules = MigrationSettings.model_validate(
-        {**RULES.model_dump(), "pilot_share": 0.9, "holdback_share": 0.0, "scenarios": ["basket"], "scenario": "basket"}
-    )  # fmt: skip
+    confined = {
+        "pilot_share": 0.9,
+        "interleaved_share": 0.0,
+        "holdback_share": 0.0,
+        "scenarios": ["basket"],
+        "scenario": "basket",
+    }
+    rules = MigrationSettings.model_validate({**RULES.model_dump(), **confined})
     contender = read_facts(full).model_copy(update={"incumbent_id": read_facts(incumbent_only).incumbent_id})
     change = StateMachine(moves.ledger, rules).advance(promote(Target.PILOT, contender), contender)
     assert change.deployment is not None
