@@ -47,7 +47,7 @@ class MigrationView:
     title: str
     settings: MigrationSettings
     rows: Sequence[Row] = ()
-    state: State = field(default_factory=State)
+    state: State = field(default_factory=lambda: State(""))  # nothing is deployed
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     evidence: Sequence[Evidence] = ()
     looks: Sequence[Look] = ()
@@ -76,7 +76,7 @@ def gather_view(workspace: Workspace, dataset: str, params: Params) -> Migration
         rows = ledger.rows()
     finally:
         ledger.close()
-    state = State.of(rows)
+    state = State.of(dataset, rows)
     check_file = data / "serving_check" / "check.json"
     experiment = newest_experiment(state.revisions)
     return MigrationView(
