@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from pathlib import Path
 
@@ -58,13 +59,19 @@ def test_a_pilot_shows_evidence_margins_funnel_and_how_long_it_takes(workspace_r
     migrate(workspace_root, Target.PILOT)
     write_looks(workspace_root, drift=0.002)
     write_exposures(workspace_root)
-    write_artifacts(workspace_root)
+    decision = write_artifacts(workspace_root)["hybrid"]
+    clicks = next(one for one in decision.verdicts if one.requirement.metric == "ctr")
+    assert clicks.n is not None
+    assert clicks.needed_n is not None
     html, text = page(workspace_root)
-    assert "5 % of the users get lists in which the generative model has a part" in text
+    assert "9.5 % of the users get lists in which the generative model has a part" in text
     assert "2 of 4 requirements are still open; at today's traffic that takes about" in text
     assert "the generative path may lose at most 0.50 points against the cascade" in text
     assert html.count('class="band') == 3
-    assert "7,1" in text  # users that click-through still takes, from its verdict
+    # Treatment and control are 95 % of the 95 % who are not held back: the others do not count in the comparison.
+    assert f"{math.ceil((clicks.needed_n - clicks.n) / 0.95**2):,} more users" in text
+    assert "two mixed lists (interleaved, bundle" in text
+    assert "the cascade (holdback, bundle" in text
     assert "Control (the cascade)" in text
     assert "Treatment (the generative path)" in text
     assert "of late" in text

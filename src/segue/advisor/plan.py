@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from segue.advisor.answers import Answers
 from segue.advisor.framework import Framework, Level, PlanRow, Strategy
 from segue.errors import ConfigurationError
-from segue.migration.outlook import Lack, Traffic, longest, outlook
+from segue.migration.outlook import Lack, Traffic, longest, outlook, shares_before
 from segue.migration.policy import lint_policies, subject
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics.asymptotic import MINIMUM_USERS
-from segue.schema import Stage
+from segue.schema import PathName, Stage
 
 DAYS_A_MONTH: Final = 30.4
 REACH: Final = 500_000
@@ -63,17 +63,18 @@ def make_plan(
     users_per_day = answers.monthly_users / DAYS_A_MONTH
     spread = click_spread(answers, table)
     stages: list[StagePlan] = []
-    changed: dict[str, Any] = _shares(row, settings)
+    changed: dict[str, Any] = _shares(row)
     for stage in _STAGES:
         policy = _with_margins(getattr(settings, stage.value), factor, answers.latency_p99_ms)
         lacking: list[Lack] = []
         if stage is not Stage.PILOT:
             traffic = Traffic(
                 users_per_day=users_per_day,
-                share=row.pilot_share if stage is Stage.HYBRID else row.hybrid_share,
+                **shares_before(settings.model_copy(update=_shares(row)), stage.value),
                 expected={"fallback_rate": table.assumptions.fallback_rate},
                 sd={"ctr": spread},
             )
+            policy = _about(policy, row.pilot_path if stage is Stage.HYBRID else row.hybrid_path)
             lacking = outlook(policy, [], traffic, reach=reach)
             policy = _with_minimum_n(policy, lacking)
         changed[stage.value] = policy.model_dump(mode="json", exclude_defaults=True)
@@ -125,19 +126,15 @@ def as_yaml(plan: Plan, header: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n\n" + body
 
 
-def _shares(row: PlanRow, settings: MigrationSettings) -> dict[str, Any]:
-    changed: dict[str, Any] = {
+def _shares(row: PlanRow) -> dict[str, Any]:
+    return {
         "automatic": row.automatic,
         "pilot_path": row.pilot_path.value,
         "pilot_share": row.pilot_share,
         "hybrid_path": row.hybrid_path.value,
         "hybrid_share": row.hybrid_share,
+        "holdback_share": row.holdback,
     }
-    if "holdback_share" in type(settings).model_fields:
-        changed["holdback_share"] = row.holdback
-    else:
-        changed["full_share"] = 1 - row.holdback
-    return changed
 
 
 def _with_margins(policy: Policy, factor: float, latency: float) -> Policy:
@@ -150,6 +147,21 @@ def _with_margin(requirement: Requirement, factor: float, latency: float) -> Req
     if requirement.against is not None and requirement.margin != 0:
         return requirement.model_copy(update={"margin": round(requirement.margin * factor, 9)})
     return requirement
+
+
+def _about(policy: Policy, served: PathName) -> Policy:
+    """Online requirements about the path that the stage before serves: evidence names what was measured.
+
+    An interleaved list tells the preference for the generative path, whichever path the treatment gets.
+    """
+    return Policy(
+        requirements=tuple(
+            one
+            if one.kind != "online" or one.metric == "interleaving_preference" or one.path == PathName.CASCADE
+            else one.model_copy(update={"path": served.value})
+            for one in policy.requirements
+        )
+    )
 
 
 def _with_minimum_n(policy: Policy, lacking: list[Lack]) -> Policy:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from segue.migration.decide import Outcome
-from segue.migration.deployment import Deployment
-from segue.migration.outlook import Lack, Traffic, longest, outlook
+from segue.migration.deployment import CANARY, HOLDBACK, INTERLEAVED, Deployment
+from segue.migration.outlook import Lack, Traffic, longest, outlook, shares_before
 from segue.migration.policy import Status
-from segue.migration.power import share_before
 from segue.reporting.index_page import STAGES
 from segue.reporting.migration_evidence import (
     arm_row,
@@ -48,6 +47,7 @@ ENTERS: Final = {
     Stage.FULL: "serve everybody but a holdback by the generative path",
 }
 SHOWN_ENTRIES: Final = 12  # of the story; the rest is folded
+_COLOURS: Final = {INTERLEAVED: "c3", HOLDBACK: "c9", CANARY: "c2"}
 _GENERATED: Final = frozenset(PathName) - {PathName.CASCADE, PathName.POPULARITY}
 
 
@@ -66,6 +66,7 @@ def write_migration_page(reports: Path, view: MigrationView) -> Path:
         simulation=None if view.simulation is None else _simulation(view.simulation),
         lead=lead(view, following, lacking),
         note=_note(view),
+        waiting=[str(proposal) for proposal in view.state.proposals],
         track=_track(stage),
         cards=_cards(view, following, lacking),
         arms=[] if deployment is None else _arm_rows(deployment),
@@ -186,15 +187,16 @@ def _days_of(lacking: Sequence[Lack]) -> str | None:
 def _assumed(view: MigrationView, following: Stage) -> Traffic:
     """Today's traffic and what was measured so far, for the power calculation."""
     traffic = None if view.simulation is not None else view.traffic  # a simulation's clock is no calendar
-    measured = {
+    paths = {PathName.GENERATIVE, view.settings.pilot_path, view.settings.hybrid_path}
+    measured = {  # online evidence comes last, and goes over the serving check's
         item.metric: item.estimate
         for item in view.evidence
-        if item.kind in ("serving", "online") and item.path_a == "generative" and not item.is_difference
+        if item.kind in ("serving", "online") and item.path_a in paths and not item.is_difference
         and item.slice == "all" and item.estimate is not None and item.metric.endswith("_rate")
     }  # fmt: skip
     return Traffic(
         users_per_day=None if traffic is None else traffic.users_per_day,
-        share=share_before(view.settings, following.value),
+        **shares_before(view.settings, following.value),
         expected=measured,
         sd={} if view.traffic is None else view.traffic.sd,
     )
@@ -262,7 +264,7 @@ def _arm_rows(deployment: Deployment) -> list[dict[str, Any]]:
             "path": PATHS.get(arm.path.value, words(arm.path.value)),
             "share": share_in_words(arm.share),
             "width": f"{100 * arm.share:.2f}",
-            "colour": "c0" if arm.path in _GENERATED else "c6",
+            "colour": _COLOURS.get(arm.name, "c0" if arm.path in _GENERATED else "c6"),
             "bundle": arm.bundle,
         }
         for arm in sorted(deployment.arms, key=lambda arm: -arm.share)

@@ -19,7 +19,7 @@ from segue.migration.evidence import EVIDENCE_FILE, Evidence, read_evidence
 from segue.migration.ledger import Ledger, Revision, Row
 from segue.migration.looks import LOOKS_FILE, Look, read_looks
 from segue.migration.settings import MigrationSettings
-from segue.migration.state_machine import State
+from segue.migration.state import State
 from segue.params import Params
 from segue.reporting.online_traffic import OnlineTraffic, read_traffic
 from segue.schema import Stage
@@ -46,8 +46,8 @@ class MigrationView:
     dataset: str
     title: str
     settings: MigrationSettings
+    state: State
     rows: Sequence[Row] = ()
-    state: State = field(default_factory=lambda: State(""))  # nothing is deployed
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     evidence: Sequence[Evidence] = ()
     looks: Sequence[Look] = ()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from segue.migration.approval import Proposal
 from segue.migration.decide import Decision, Outcome
 from segue.migration.ledger import Row
 from segue.migration.policy import Status
@@ -87,16 +88,18 @@ def _entry(row: Row, revoked: Mapping[str, int]) -> Entry | None:
                 at=row.at, kind="request", title=f"The alias {payload['alias']} was moved by hand in MLflow",
                 tag="request", tone="", told=str(payload["answer"]),
             )  # fmt: skip
+        case "proposal":
+            return Entry(
+                at=row.at, kind="proposal", title="Proposed: it waits for a second person", tag="proposal",
+                tone="amber", told=str(Proposal.of(payload, row.at)),
+            )  # fmt: skip
+        case "approval":
+            return Entry(
+                at=row.at, kind="approval", title=f"{payload['actor']} approves", tag="approval", tone="good",
+                told=f"of {short(payload['identity'])}, which {payload['proposer']} had proposed",
+            )  # fmt: skip
         case "projection" | "revocation":  # the first changes nothing; the second is told beside its decision
             return None
-        case other:
-            told = ", ".join(
-                f"{words(name)}: {value}" for name, value in payload.items() if isinstance(value, str | int)
-            )
-            return Entry(
-                at=row.at, kind=str(other), title=words(str(other)).capitalize(), tag=words(str(other)), tone="",
-                told=told,
-            )  # fmt: skip
 
 
 def _deployment(at: str, payload: Mapping[str, Any]) -> Entry:
