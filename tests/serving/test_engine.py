@@ -290,3 +290,55 @@ def test_a_model_that_this_code_cannot_read_leaves_the_cascade_serving(
     assert served.path is PathName.CASCADE
     assert served.fallback
     assert len(served.items) == 3
+
+
+@pytest.mark.parametrize("path", [G, C, P])
+def test_every_path_explains_its_items(real: Engine, path: PathName) -> None:
+    history = History(item_ids=["i001", "nobody", "i002", "i017"])
+    item = real.recommend([history], path=path, k=1)[0].items[0]
+    found = real.explain(history, item.item_id, path=path)
+    assert (found.path, found.fallback, found.unknown_items) == (path, None, ("nobody",))
+    assert found.history.tolist() == [1, 2, 17]
+    if path is P:
+        assert (found.explanation.basis, found.explanation.influences) == ("popularity", ())
+        return
+    assert found.explanation.basis == "history"
+    assert sorted(influence.place for influence in found.explanation.influences) == [0, 1, 2]
+    assert found.explanation.score == pytest.approx(item.score, abs=1e-4)
+
+
+def test_the_theme_comes_with_the_bundle_and_an_old_bundle_does_without(full: Path, tmp_path: Path) -> None:
+    history = History(item_ids=["i001", "i030"])
+    old = Path(shutil.copytree(full, tmp_path / "old"))
+    (old / "themes.parquet").unlink()
+    for folder, words in ((full, ("long", "even", "odd")), (old, ())):
+        engine = Engine.load(folder, verify=folder == full)
+        found = engine.explain(history, "i003", path=G)
+        engine.close()
+        theme = found.explanation.theme
+        assert theme is not None
+        assert (theme.prefix, theme.places) == ((0,), (0,))
+        assert set(words) <= set(theme.words) if words else theme.words == ()
+        assert ("theme" in found.sentence) == bool(words)
+
+
+def test_a_path_that_fails_leaves_the_explanation_to_the_next(
+    engine: Engine, paths: dict[PathName, FakePath]
+) -> None:
+    found = engine.explain(History(item_ids=["i001"]), "i002", path=G)  # fakes have no score
+    assert found.path is P
+    assert found.fallback == "generative: cannot score an item; cascade: cannot score an item"
+    with pytest.raises(DataError, match="no item 'nobody'"):
+        engine.explain(History(item_ids=["i001"]), "nobody", path=G)
+
+
+def test_an_explanation_that_raises_trips_the_breaker(engine: Engine) -> None:
+    class Broken(FakePath):
+        def score(self, requests: object, items: object) -> None:
+            raise RuntimeError("no weights")
+
+    engine.paths[G] = Broken(G, ITEMS)
+    for _ in range(3):
+        found = engine.explain(History(item_ids=["i001"]), "i002", path=G)
+        assert "generative: raised RuntimeError" in str(found.fallback)
+    assert G in engine.open_breakers

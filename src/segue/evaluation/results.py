@@ -12,7 +12,7 @@ evidence.json     what gates read
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from segue.evaluation.metrics import PAD, Floats, Mask
 from segue.evaluation.protocol import Cases, PathLists
 from segue.items import Items
 from segue.migration.evidence import EVIDENCE_FILE, Evidence, write_evidence
+from segue.paths import Request
 from segue.schema import Catalogue, Interactions, Split, UserGroup
 
 
@@ -89,9 +90,12 @@ def choose_examples(
     k: int,
     seed: int,
     history: int = 8,
+    why: Mapping[str, Callable[[Request, int], str]] | None = None,
 ) -> list[dict[str, Any]]:
     """``users`` of ``members``, drawn by ``seed`` and not by how well anybody did, with the lists of
-    ``shown``."""
+    ``shown``.
+
+    ``why``: by contender, a sentence on why an item is in the list of a request; the first of each list gets it."""
     titles = titles_of(items)
     candidates = np.flatnonzero(members)
     drawn = np.random.default_rng(seed).permutation(candidates)[:users]
@@ -99,7 +103,7 @@ def choose_examples(
     for row in drawn.tolist():
         past = cases.requests[row].history
         target = int(cases.targets[row])
-        lists = {}
+        lists: dict[str, list[dict[str, Any]]] = {}
         for name in shown:
             answer = answers[name]
             lists[name] = [
@@ -114,6 +118,8 @@ def choose_examples(
                 )
                 if item != PAD
             ]
+            if why is not None and name in why and lists[name]:
+                lists[name][0]["why"] = why[name](cases.requests[row], int(answer.lists[row, 0]))
         found.append(
             {
                 "user_id": cases.requests[row].user_id,

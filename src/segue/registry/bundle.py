@@ -5,6 +5,7 @@
     item_map/        semantic IDs and the items' aligned vectors        (kind "full" only)
     model/           the generative model's weights and configuration   (kind "full" only)
     incumbent/       the cascade
+    themes.parquet   what the prefixes of the semantic IDs are about    (kind "full"; bundles of old lack it)
 
 A bundle's identity is the hash of ``bundle.json`` without the identity itself. It holds no history: user
 histories live in the online store, so that a user can be erased; the bundle names the snapshot they come
@@ -35,6 +36,9 @@ from segue.settings import HOW_TRAINING_RUNS
 BUNDLE_FILE = "bundle.json"
 SCHEMA_VERSION = 1
 INCUMBENT, MODEL, ITEM_MAP = "incumbent", "model", "item_map"
+THEMES = (
+    "themes.parquet"  # columns prefix and words of the table that semantic_id_report writes under this name
+)
 LOADABLE = frozenset({".safetensors", ".parquet", ".json", ".faiss", ".onnx"})
 # Long or private to the training side: neither shown with an answer nor read by a path.
 _LEFT_OUT_COLUMNS = (Catalogue.TEXT, Catalogue.IMAGE)
@@ -164,9 +168,11 @@ def write_bundle(
     serving: Mapping[str, Any],
     decoding: Mapping[str, Any],
     features: Mapping[str, Any] | None = None,
+    themes: Path | None = None,
 ) -> BundleManifest:
     """Write a whole bundle into ``output``: incumbent, item map and generative model.
 
+    ``themes``: the folder of ``semantic_id_report``, whose words explanations use; None: they do without.
     Raises ArtifactError where the model and the item map are bound to different codebooks, or the item map is
     not that of the items.
     """
@@ -193,6 +199,7 @@ def write_bundle(
         incumbent=incumbent,
         model=model,
         item_map=item_map,
+        themes=themes,
         rules=rules,
         serving=serving,
         decoding=decoding,
@@ -301,6 +308,7 @@ def _write(
     recipe: str,
     model: Path | None = None,
     item_map: Path | None = None,
+    themes: Path | None = None,
 ) -> BundleManifest:
     output.mkdir(parents=True, exist_ok=True)
     items = Items.load(splits)
@@ -311,6 +319,10 @@ def _write(
         _copy(model, output / MODEL)
         _copy(item_map, output / ITEM_MAP)
         described = _mapping(item_map / "item_map.json")
+    if themes is not None:
+        if not (themes / THEMES).is_file():
+            raise ArtifactError(f"{themes / THEMES} is missing: run the step semantic_id_report again")
+        pl.read_parquet(themes / THEMES, columns=["prefix", "words"]).write_parquet(output / THEMES)
     files = {
         path.relative_to(output).as_posix(): sha256_of_file(path)
         for path in sorted(output.rglob("*"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from segue.data.sequences import Sequences
 from segue.evaluation.assessment import Catalogue, assess, rounded, to_evidence, user_metrics
 from segue.evaluation.blend import ByProposer, best_share, blend_by_share
 from segue.evaluation.protocol import audience, build_cases, evaluate_path, head_agreement, slices
-from segue.evaluation.results import choose_examples, write_results
+from segue.evaluation.results import choose_examples, titles_of, write_results
+from segue.generative.explain import explain, score_of, sentence
 from segue.generative.path import load_path
 from segue.items import Items, ItemVectors
 from segue.params import Params
-from segue.paths import CandidateRanker, ItemScorer, ListRules
+from segue.paths import CandidateRanker, ItemScorer, ListRules, Request
 from segue.paths import Path as RecommendationPath
 from segue.protocols import BoundItems
 from segue.registry.bundle import stated_recipe
@@ -32,6 +33,7 @@ from segue.tokenizers.item_map import bound_items
 from segue.training.provenance import trained_on
 
 GENERATIVE, REPLACED = "generative", "replaced"
+SHOWN = ("cascade", GENERATIVE)  # the lists of the examples
 AGREEMENT_USERS = 64  # asked twice, to see that a short list is the head of the long one
 
 
@@ -128,10 +130,11 @@ def run(context: StepContext) -> None:
             members["all"],
             answers,
             items,
-            shown=("cascade", GENERATIVE),
+            shown=SHOWN,
             users=settings.examples,
             k=settings.headline_cutoff,
             seed=settings.seed,
+            why={name: _why(paths[name], items) for name in SHOWN if score_of(paths[name]) is not None},
         ),
         protocol=_protocol(
             context, split, items, assessment.users, agreement, recipe, blend, retired=int((~active).sum())
@@ -158,6 +161,15 @@ def contenders(
         paths["generative_code"] = generative.variant("code")
         paths["generative_dense"] = generative.variant("dense")
     return paths
+
+
+def _why(path: RecommendationPath, items: Items) -> Callable[[Request, int], str]:
+    """A sentence on why an item is in a request's list, from the events of the history alone."""
+    score = score_of(path)
+    titles = titles_of(items)
+    return lambda request, item: sentence(
+        explain(score, request, item, None), request, titles, items.train_counts
+    )
 
 
 def _add_composed(

@@ -286,7 +286,7 @@ STEPS: tuple[Step, ...] = (
         name="bundle",
         group="serving",
         description="Everything that serving needs, in one immutable folder.",
-        inputs=("splits", "sequences", "item_map", "incumbent_refit", "refit"),
+        inputs=("splits", "sequences", "item_map", "semantic_id_report", "incumbent_refit", "refit"),
         params=("rules", "serving", "decoding"),
         code=("registry.bundle", "migration.recipe", "items", "serving.settings"),
     ),
