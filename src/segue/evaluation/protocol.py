@@ -22,6 +22,7 @@ from segue.paths import IndexArray, ListRules, Path, RankedList, Request
 from segue.schema import UserGroup
 
 EvaluatedPart = Literal["validation", "test"]
+NO_HISTORY, ONE_EVENT = "no_history", "one_event"  # groups of cases, and the slices that are made of them
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Cases:
 
     requests: list[Request]  # [U]
     targets: IndexArray  # [U] item indices
-    groups: npt.NDArray[np.str_]  # [U] regular or new
+    groups: npt.NDArray[np.str_]  # [U] regular or new; of beginnings no_history or one_event
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -78,6 +79,32 @@ def build_cases(groups: dict[UserGroup, Sequences], part: EvaluatedPart) -> Case
             "or bring users with longer histories"
         )
     return Cases(requests, np.array(targets, dtype=np.int64), np.array(names))
+
+
+def add_beginnings(cases: Cases, new: Sequences, *, by_time: bool) -> Cases:
+    """``cases``, and after them how the new users began: each one's first event is the target of a request without a
+    history (group ``no_history``), the second that of a request with one event (``one_event``).
+
+    Nothing was trained on these users, so every event of theirs may be a target. Of a split by time only events of the
+    test part are: what the models know would otherwise be younger than the request. Where no new user qualifies, the
+    two groups are empty.
+    """
+    requests, targets, groups = [*cases.requests], cases.targets.tolist(), cases.groups.tolist()
+    for place, group in enumerate((NO_HISTORY, ONE_EVENT)):
+        for user in range(len(new)):
+            items, timestamps = new.user(user)
+            if place >= len(items) or (by_time and not 0 <= new.test_at[user] <= place):
+                continue
+            requests.append(
+                Request(
+                    history=np.asarray(items[:place], dtype=np.int64),
+                    timestamps=np.asarray(timestamps[:place], dtype=np.int64),
+                    user_id=new.user_ids[user],
+                )
+            )
+            targets.append(int(items[place]))
+            groups.append(group)
+    return Cases(requests, np.array(targets, dtype=np.int64), np.array(groups))
 
 
 @dataclass(frozen=True)
@@ -157,7 +184,8 @@ def slices(
     ``all``: the regular users; ``new_users``: users never trained on, in no other slice. Of the regular
     users: ``long_tail`` (the target is among the least popular items that make up ``long_tail_share`` of
     the catalogue), ``short_history`` (at most ``short_history`` events before the target), ``new_items``
-    (nobody has the target in the training part; may be empty).
+    (nobody has the target in the training part; may be empty). ``no_history`` and ``one_event``: the beginnings of
+    :func:`add_beginnings`, in no other slice.
     """
     regular = cases.groups == UserGroup.REGULAR.value
     return {
@@ -166,6 +194,8 @@ def slices(
         "long_tail": regular & long_tail(train_counts, long_tail_share)[cases.targets],
         "short_history": regular & (cases.history_lengths <= short_history),
         "new_items": regular & (train_counts[cases.targets] == 0),
+        NO_HISTORY: cases.groups == NO_HISTORY,
+        ONE_EVENT: cases.groups == ONE_EVENT,
     }
 
 

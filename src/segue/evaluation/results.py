@@ -6,7 +6,7 @@ differences.json  [{slice, a, b, metric, estimate, low, high, sd, n}], a minus b
 sources.json      {contender: {proposer: share of the head of its lists}}
 examples.json     a few users with their history and lists, titles included
 protocol.json     what was done: data, split, rules, seeds
-per_user.parquet  a row a contender and user: rank of the target and every metric
+per_user.parquet  a row a contender and case: rank of the target and every metric
 evidence.json     what gates read
 """
 
@@ -22,11 +22,13 @@ import polars as pl
 from segue.artifacts import write_json
 from segue.evaluation.assessment import Assessment, interval_json, rounded
 from segue.evaluation.metrics import PAD, Floats, Mask
-from segue.evaluation.protocol import Cases, PathLists
+from segue.evaluation.protocol import NO_HISTORY, ONE_EVENT, Cases, PathLists
 from segue.items import Items
 from segue.migration.evidence import EVIDENCE_FILE, Evidence, write_evidence
 from segue.paths import Request
 from segue.schema import Catalogue, Interactions, Split, UserGroup
+
+_GROUPS = ("all", "new_users", NO_HISTORY, ONE_EVENT)  # slices that the column ``group`` tells apart
 
 
 def write_results(
@@ -167,7 +169,9 @@ def _per_user_table(
     cases: Cases,
     slices: Mapping[str, Mask],
 ) -> pl.DataFrame:
-    """A row a contender and user; ``rank`` counts from 1 and is null for a miss, NaN metrics are null."""
+    """A row a contender and case: a new user may have three, of three groups.
+
+    ``rank`` counts from 1 and is null for a miss, NaN metrics are null."""
     frames = []
     for name, figures in per_user.items():
         ranks = answers[name].ranks
@@ -180,7 +184,7 @@ def _per_user_table(
                     **{
                         f"in_{slice_name}": members
                         for slice_name, members in slices.items()
-                        if slice_name not in ("all", "new_users")
+                        if slice_name not in _GROUPS
                     },
                     "history_length": cases.history_lengths,
                     "target": cases.targets.astype(np.int32),
@@ -192,5 +196,5 @@ def _per_user_table(
             )
         )
     table = pl.concat(frames, how="diagonal")
-    assert set(table[Split.GROUP].unique()) <= {UserGroup.REGULAR.value, UserGroup.NEW.value}
+    assert UserGroup.REPLAY.value not in table[Split.GROUP]
     return table.fill_nan(None)

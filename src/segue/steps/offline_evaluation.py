@@ -17,7 +17,14 @@ from segue.cascade import load_paths
 from segue.data.sequences import Sequences
 from segue.evaluation.assessment import Catalogue, assess, rounded, to_evidence, user_metrics
 from segue.evaluation.blend import ByProposer, best_share, blend_by_share
-from segue.evaluation.protocol import audience, build_cases, evaluate_path, head_agreement, slices
+from segue.evaluation.protocol import (
+    add_beginnings,
+    audience,
+    build_cases,
+    evaluate_path,
+    head_agreement,
+    slices,
+)
 from segue.evaluation.results import choose_examples, titles_of, write_results
 from segue.generative.explain import explain, score_of, sentence
 from segue.generative.path import load_path
@@ -62,6 +69,7 @@ def run(context: StepContext) -> None:
     rules = ListRules(filter_seen=params.rules.filter_seen, allowed=None if active.all() else active)
 
     cases = build_cases({UserGroup.REGULAR: regular, UserGroup.NEW: new}, Part.TEST.value)
+    cases = add_beginnings(cases, new, by_time=split["protocol"] == "global_time")
     context.record["test_reads"] = 1
     earlier = read_record(context.workspace, context.dataset, context.step.name).get("test_reads_in_all", 0)
     context.record["test_reads_in_all"] = int(earlier) + 1
