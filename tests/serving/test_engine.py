@@ -10,12 +10,16 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from segue.data.context import Vocabulary
+from segue.data.settings import ContextFeature
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ArtifactError, DataError
+from segue.generative.house import HouseModel
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import new_model, save_model
 from segue.items import Items
@@ -342,3 +346,47 @@ def test_an_explanation_that_raises_trips_the_breaker(engine: Engine) -> None:
         found = engine.explain(History(item_ids=["i001"]), "i002", path=G)
         assert "generative: raised RuntimeError" in str(found.fallback)
     assert G in engine.open_breakers
+
+
+def test_a_context_that_nobody_declared_is_answered_with_a_warning(real: Engine) -> None:
+    history = History(item_ids=[], context={"device": "tv", "scenario": "home"})
+    served = real.recommend([history, History(item_ids=["i001"])], path=G, k=3)
+    assert [len(answer.items) for answer in served] == [3, 3]
+    [warning] = served[0].warnings
+    assert "'device' is no declared feature" in warning
+    assert served[1].warnings == ()
+    assert real.explain(history, "i003", path=G).warnings == (warning,)
+
+
+def test_declared_features_are_bundled_and_read(world: Path, tmp_path: Path) -> None:
+    """The definitions stand in the manifest and in the recipe; the request's words reach the model."""
+    bound = bound_items(world / "item_map")
+    settings = GenerativeSettings(dimensions=16, layers=1, heads=2, max_length=16)
+    vocabulary = Vocabulary({"device": ContextFeature(kind="category")}, {"device": ("phone", "tv")})
+    model = new_model(settings, bound, vocabulary)
+    assert isinstance(model, HouseModel)
+    assert model.tower.context is not None
+    with torch.no_grad():
+        model.tower.context.requests[0].weight[1:] = torch.randn(2, 16) * 3
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", model, settings, 0.5)
+    inputs = {name: world / name for name in ("splits", "incumbent", "item_map")}
+    rest = {"dataset": "tiny", "rules": RULES, "serving": SERVING, "decoding": DECODING}
+    with_features = write_bundle(tmp_path / "with", model=tmp_path / "model", **inputs, **rest)  # type: ignore[arg-type]
+    without = write_bundle(tmp_path / "without", model=world / "model", **inputs, **rest)  # type: ignore[arg-type]
+    assert with_features.features == vocabulary.describe()
+    assert without.features == {}
+    assert with_features.recipe != without.recipe
+
+    engine = Engine.load(tmp_path / "with")
+    lists = engine.recommend(
+        [History(context={"device": device}) for device in ("tv", "phone", "radio")] + [History()],
+        path=G,
+        k=5,
+    )
+    engine.close()
+    shown = [[item.item_id for item in answer.items] for answer in lists]
+    assert shown[0] != shown[1]
+    assert shown[2] == shown[3]  # a value that nobody knows is as if nothing had been said
+    assert [len(answer.warnings) for answer in lists] == [0, 0, 1, 0]
+    assert all(answer.path is G for answer in lists)

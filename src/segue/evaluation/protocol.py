@@ -52,7 +52,8 @@ class Cases:
 def build_cases(groups: dict[UserGroup, Sequences], part: EvaluatedPart) -> Cases:
     """The cases of ``part`` of every group, in the groups' order.
 
-    A request carries the history and nothing of the target's event, not even its time. Replay users are
+    A request carries the history and nothing of the target's event, not even its time, but for the declared context
+    features, which a request at that moment would have carried, too. Replay users are
     refused: they are never evaluated offline. A target that is in the history, under rules that hide what
     was seen, counts as a miss: serving would miss it, too. Raises DataError where nobody has a target.
     """
@@ -69,6 +70,7 @@ def build_cases(groups: dict[UserGroup, Sequences], part: EvaluatedPart) -> Case
                     history=np.asarray(items[:position], dtype=np.int64),
                     timestamps=np.asarray(timestamps[:position], dtype=np.int64),
                     user_id=sequences.user_ids[user],
+                    context=_context(sequences, user, position),
                 )
             )
             targets.append(int(items[position]))
@@ -79,6 +81,13 @@ def build_cases(groups: dict[UserGroup, Sequences], part: EvaluatedPart) -> Case
             "or bring users with longer histories"
         )
     return Cases(requests, np.array(targets, dtype=np.int64), np.array(names))
+
+
+def _context(sequences: Sequences, user: int, position: int) -> dict[str, str]:
+    """What a request for the event at ``position`` would have said of its context; nothing where nothing is declared."""
+    if sequences.contexts is None or sequences.vocabulary is None:
+        return {}
+    return sequences.vocabulary.values_of(sequences.contexts[int(sequences.offsets[user]) + position])
 
 
 def add_beginnings(cases: Cases, new: Sequences, *, by_time: bool) -> Cases:
@@ -100,6 +109,7 @@ def add_beginnings(cases: Cases, new: Sequences, *, by_time: bool) -> Cases:
                     history=np.asarray(items[:place], dtype=np.int64),
                     timestamps=np.asarray(timestamps[:place], dtype=np.int64),
                     user_id=new.user_ids[user],
+                    context=_context(new, user, place),
                 )
             )
             targets.append(int(items[place]))

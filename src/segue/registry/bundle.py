@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from segue.artifacts import MANIFEST, read_json, replace_folder, temporary_folder, write_text
 from segue.canonical import canonical_json, sha256_of, sha256_of_file
+from segue.data.context import Vocabulary
 from segue.errors import ArtifactError
 from segue.items import ITEMS_FILE, Items
 from segue.migration.recipe import recipe_id
@@ -114,7 +115,7 @@ def stated_recipe(
     """The recipe of an incumbent folder and, where there is one, a model folder.
 
     The folders of the offline evaluation (``incumbent``, ``generative_model``) and those of the refit give
-    the same recipe, because only their settings enter it.
+    the same recipe, because only their settings enter it. ``features``: default: those that the model reads.
     """
     generative: dict[str, Any] = {}
     codebook = ""
@@ -127,8 +128,14 @@ def stated_recipe(
         # Its settings, not its id: the refit has other weights, and is made by the same recipe.
         incumbent={"settings": _field(incumbent / "incumbent.json", "settings")},
         rules=rules,
-        features=features,
+        features=declared_features(model) if features is None and model is not None else features,
     )
+
+
+def declared_features(model: Path) -> dict[str, Any]:
+    """The context features that the model in a folder reads: their definitions, without the values seen so far."""
+    vocabulary = Vocabulary.load(model)
+    return {} if vocabulary is None else vocabulary.describe()
 
 
 def write_incumbent_bundle(
@@ -176,6 +183,8 @@ def write_bundle(
     Raises ArtifactError where the model and the item map are bound to different codebooks, or the item map is
     not that of the items.
     """
+    if features is None:
+        features = declared_features(model)
     config = _mapping(model / "config.json")
     described = _mapping(item_map / "item_map.json")
     if config.get("codebook_id") != described.get("codebook_id"):
@@ -203,7 +212,7 @@ def write_bundle(
         rules=rules,
         serving=serving,
         decoding=decoding,
-        features=features or {},
+        features=features,
         recipe=stated_recipe(
             incumbent=incumbent, model=model, rules=rules, decoding=decoding, features=features
         ),

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from segue.blending.compose import COMPOSED, compose
+from segue.data.context import Vocabulary
 from segue.errors import ArtifactError, DataError
 from segue.generative.explain import EVENTS, Explanation, Themes, explain, score_of, sentence
 from segue.items import Items, ItemVectors
@@ -61,6 +62,7 @@ class Served:
     path: PathName
     fallback: str | None
     unknown_items: tuple[str, ...]
+    warnings: tuple[str, ...] = ()  # what of the request was not heeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class Explained:
     path: PathName
     fallback: str | None
     unknown_items: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class Engine:
@@ -86,6 +89,7 @@ class Engine:
         paths: its paths by name; popularity is added where it is missing, and what can be made of them.
         vectors: the items' aligned vectors, for similar items; None: the cascade answers.
         themes: semantic IDs and what their prefixes are about, for explanations; None: they do without.
+        vocabulary: of the context features that its model reads; None: it reads none.
         budget_ms: what one request may take on one path; a batch of B may take B times that. A path that is made of
             two asks each within its own.
         default_k: the length of a list where a request names none.
@@ -99,6 +103,7 @@ class Engine:
         *,
         vectors: ItemVectors | None = None,
         themes: Themes | None = None,
+        vocabulary: Vocabulary | None = None,
         budget_ms: float = 500.0,
         default_k: int = 10,
         breakers: Mapping[PathName, Breaker] | None = None,
@@ -111,6 +116,7 @@ class Engine:
         self._counting = threading.Lock()
         self._vectors = vectors
         self._themes = themes
+        self._vocabulary = vocabulary or Vocabulary({}, {})
         self._budget = budget_ms / 1000
         self._breakers = {name: Breaker() for name in self.available} | dict(breakers or {})
         self._filter_seen = bool(manifest.rules.get("filter_seen", True))
@@ -145,6 +151,7 @@ class Engine:
             paths,
             vectors=vectors,
             themes=themes,
+            vocabulary=Vocabulary.load(folder / MODEL),
             budget_ms=float(manifest.serving.get("path_budget_ms", 500.0)),
             default_k=int(manifest.serving.get("default_k", 10)),
         )
@@ -217,8 +224,14 @@ class Engine:
             unknown.append(tuple(missing))
         lists, made_by, reason = self._make(requests, length, rules, path, blend)
         return [
-            Served(items=self._named(ranked), path=made_by, fallback=reason, unknown_items=missing)
-            for ranked, missing in zip(lists, unknown, strict=True)
+            Served(
+                items=self._named(ranked),
+                path=made_by,
+                fallback=reason,
+                unknown_items=missing,
+                warnings=tuple(self._vocabulary.complaints(request.context)),
+            )
+            for ranked, missing, request in zip(lists, unknown, requests, strict=True)
         ]
 
     def similar(self, item_id: str, *, k: int | None = None, filters: Filters | None = None) -> Served:
@@ -266,6 +279,7 @@ class Engine:
                 path=name,
                 fallback="; ".join(reasons) or None,
                 unknown_items=tuple(unknown),
+                warnings=tuple(self._vocabulary.complaints(request.context)),
             )
         raise RuntimeError(f"no path of bundle {self.bundle_id[:12]} could explain: {'; '.join(reasons)}")
 

@@ -420,7 +420,7 @@ def _answer(
         fallback=served.fallback,
         unknown_items=list(served.unknown_items),
         latency_ms=_milliseconds(started),
-        warnings=[] if warning is None else [warning],
+        warnings=[*([] if warning is None else [warning]), *served.warnings],
     )
 
 
@@ -461,7 +461,7 @@ def _explained(
         fallback=found.fallback,
         unknown_items=list(found.unknown_items),
         latency_ms=_milliseconds(started),
-        warnings=[] if warning is None else [warning],
+        warnings=[*([] if warning is None else [warning]), *found.warnings],
     )
 
 
