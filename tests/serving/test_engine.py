@@ -28,6 +28,7 @@ from segue.registry.bundle import read_bundle, write_bundle
 from segue.schema import PathName
 from segue.serving.breaker import Breaker
 from segue.serving.engine import Engine, History
+from segue.serving.popularity import PopularityPath
 from segue.serving.requests import Filters
 from segue.steps.offline_evaluation import contenders
 from segue.tokenizers.item_map import bound_items
@@ -326,14 +327,23 @@ def test_the_theme_comes_with_the_bundle_and_an_old_bundle_does_without(full: Pa
         assert ("theme" in found.sentence) == bool(words)
 
 
-def test_a_path_that_fails_leaves_the_explanation_to_the_next(
-    engine: Engine, paths: dict[PathName, FakePath]
-) -> None:
-    found = engine.explain(History(item_ids=["i001"]), "i002", path=G)  # fakes have no score
-    assert found.path is P
-    assert found.fallback == "generative: cannot score an item; cascade: cannot score an item"
+def test_a_path_that_fails_leaves_the_explanation_to_the_next(engine: Engine) -> None:
+    engine.paths[G] = PopularityPath(engine.items)  # it scores nothing that it is given
+    found = engine.explain(History(item_ids=["i001"]), "i002", path=G)
+    assert (found.path, found.fallback) == (C, "generative: cannot score an item")
     with pytest.raises(DataError, match="no item 'nobody'"):
         engine.explain(History(item_ids=["i001"]), "nobody", path=G)
+
+
+@pytest.mark.parametrize(
+    ("path", "by"),
+    [(PathName.RERANK, G), (PathName.BLENDED, G), (PathName.INTERLEAVED, G), (PathName.RECALL_ROUTE, C)],
+)
+def test_a_path_that_is_made_of_two_is_explained_by_the_one_that_scores(
+    real: Engine, path: PathName, by: PathName
+) -> None:
+    found = real.explain(History(item_ids=["i001", "i002"]), "i003", path=path)
+    assert (found.path, found.fallback) == (by, None)
 
 
 def test_an_explanation_that_raises_trips_the_breaker(engine: Engine) -> None:
