@@ -12,12 +12,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from segue.cli_advise import advise
 from segue.cli_approve import approve
 from segue.cli_bench import app as bench_app
 from segue.cli_blend import app as blend_app
-from segue.cli_advise import advise
-from segue.cli_report import app as report_app
 from segue.cli_explain import explain
+from segue.cli_report import app as report_app
 from segue.cli_store import app as store_app
 from segue.errors import ConfigurationError, SegueError
 from segue.workspace import Workspace
