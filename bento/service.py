@@ -24,6 +24,8 @@ from segue.serving.requests import (
     Answer,
     Event,
     EventsAnswer,
+    ExplainAnswer,
+    ExplainRequest,
     Feedback,
     FeedbackAnswer,
     RecommendRequest,
@@ -111,6 +113,11 @@ class Recommender:
     def similar_items(self, request: SimilarRequest, /) -> SimilarAnswer:
         """Items like one item."""
         return self._or_refuse("similar_items", lambda: self._service.similar(request))
+
+    @bentoml.api
+    def explain(self, request: ExplainRequest, /) -> ExplainAnswer:
+        """Why an item: a sentence, the events that mattered and the shared theme; never an exposure."""
+        return self._or_refuse("explain", lambda: self._service.explain(request))
 
     @bentoml.api
     def events(self, events: Events) -> EventsAnswer:

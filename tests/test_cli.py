@@ -39,6 +39,7 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["keep", "--nothing", "--dataset", "nobody"], "there is no profile"),
         (["summary"], "segue run"),
         (["recommend", "--users", "u.csv", "--out", "o.parquet"], "nothing is deployed"),
+        (["explain", "--user", "1", "--item", "2"], "nothing is deployed"),
         (["tokens", "drift"], "segue run"),
         (["policy", "power", "hybrid", "--users-per-day", "500"], "--sd ctr=VALUE"),
         (["advise"], "answers are missing: monthly_users"),

@@ -16,6 +16,7 @@ from segue.cli_advise import advise
 from segue.cli_approve import approve
 from segue.cli_bench import app as bench_app
 from segue.cli_blend import app as blend_app
+from segue.cli_explain import explain
 from segue.cli_report import app as report_app
 from segue.cli_store import app as store_app
 from segue.errors import ConfigurationError, SegueError
@@ -41,6 +42,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.add_typer(blend_app, name="blend")
 app.command()(approve)
+app.command()(explain)
 
 Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")

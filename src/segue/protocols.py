@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segue.paths import Request, user_key
 
 if TYPE_CHECKING:
+    from segue.data.context import Vocabulary
     from segue.decoding.trie import Trie
 
 
@@ -36,32 +37,46 @@ class HistoryBatch:
     timestamps: Tensor  # [B, T] int64 seconds
     lengths: Tensor  # [B] int64; 0: no history
     users: Tensor | None = None  # [B] int64 :func:`segue.paths.user_key`; None: nobody asked for them
+    # Of F declared context features (segue.data.context), None where none are declared or nobody asked for them:
+    contexts: Tensor | None = None  # [B, T, F] int64 codes of each event
+    request: Tensor | None = None  # [B, F] int64 codes of the request itself: of the event that comes next
 
     def to(self, device: torch.device) -> HistoryBatch:
         """The same batch on ``device``."""
-        return HistoryBatch(
-            items=self.items.to(device),
-            timestamps=self.timestamps.to(device),
-            lengths=self.lengths.to(device),
-            users=None if self.users is None else self.users.to(device),
-        )
+        return self.map(lambda value: value.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> HistoryBatch:
+        """The batch with every tensor that it has changed alike, each of which has B rows."""
+        held: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: change(value) for name, value in held.items() if value is not None})
 
     @classmethod
-    def from_requests(cls, requests: Sequence[Request], max_length: int) -> HistoryBatch:
-        """The newest ``max_length`` events of each request."""
+    def from_requests(
+        cls, requests: Sequence[Request], max_length: int, vocabulary: Vocabulary | None = None
+    ) -> HistoryBatch:
+        """The newest ``max_length`` events of each request, with context codes where there is a ``vocabulary``."""
         lengths = [min(len(request.history), max_length) for request in requests]
         width = max([1, *lengths])
         items = np.zeros((len(requests), width), dtype=np.int64)
         timestamps = np.zeros((len(requests), width), dtype=np.int64)
+        features = 0 if vocabulary is None else len(vocabulary.features)
+        contexts = np.zeros((len(requests), width, features), dtype=np.int64)
+        asked = np.zeros((len(requests), features), dtype=np.int64)
         for row, (request, length) in enumerate(zip(requests, lengths, strict=True)):
             if length:
                 items[row, :length] = request.history[-length:]
                 timestamps[row, :length] = request.timestamps[-length:]
+            if vocabulary is not None:
+                contexts[row, :length] = vocabulary.history(request.context, timestamps[row, :length])
+                newest = int(request.timestamps[-1]) if length else 0
+                asked[row] = vocabulary.request(request.context, request.now, newest)
         return cls(
             items=torch.from_numpy(items),
             timestamps=torch.from_numpy(timestamps),
             lengths=torch.tensor(lengths, dtype=torch.int64),
             users=torch.tensor([user_key(request.user_id) for request in requests], dtype=torch.int64),
+            contexts=None if vocabulary is None else torch.from_numpy(contexts),
+            request=None if vocabulary is None else torch.from_numpy(asked),
         )
 
 
@@ -111,6 +126,19 @@ class GenerativeRecommender(Protocol):
 
     def log_likelihood(self, context: Any, items: Tensor) -> Tensor:
         """[B, M] exact log-probabilities of candidate items [B, M]."""
+        ...
+
+
+@runtime_checkable
+class ReadsContext(Protocol):
+    """What a recommender has beside that, where it heeds declared context features."""
+
+    vocabulary: Vocabulary | None  # None: no features were declared to it
+
+    def declare_context(self, vocabulary: Vocabulary) -> None:
+        """Told before training, or before its weights are loaded, how contexts are coded.
+
+        Until something is learnt of them, the model answers as it would without."""
         ...
 
 

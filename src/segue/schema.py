@@ -19,6 +19,7 @@ class Interactions:
     )
     ACTION: Final = "action"
     WEIGHT: Final = "weight"
+    CONTEXT: Final = "context"  # JSON object of declared features; only where data.context declares some
 
 
 class Catalogue:

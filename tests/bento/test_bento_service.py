@@ -152,6 +152,10 @@ def test_the_other_endpoints(url: str) -> None:
     assert [len(answer["items"]) for answer in batch.json()] == [10, 10]
     assert httpx.post(f"{url}/candidates", json={"history": [], "k": 20}).json()["preview"]
     assert len(httpx.post(f"{url}/similar_items", json={"item_id": "i001", "k": 3}).json()["items"]) == 3
+    why = httpx.post(f"{url}/explain", json={"history": ["i001", "i002"], "item_id": "i003"}).json()
+    assert {event["item_id"] for event in why["events"]} == {"i001", "i002"}
+    assert why["sentence"].endswith(".")
+    assert httpx.post(f"{url}/explain", json={"history": [], "item_id": "nobody"}).status_code == 400
     assert httpx.get(f"{url}/health").json()["status"] == "ok"
     assert httpx.get(f"{url}/readyz").status_code == 200
     metrics = httpx.get(f"{url}/metrics").text

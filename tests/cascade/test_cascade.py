@@ -44,6 +44,20 @@ def test_a_batch_gives_what_each_request_gets_alone(paths, name):
         np.testing.assert_allclose(alone.scores, expected.scores, rtol=1e-4, atol=1e-5)
 
 
+def test_given_items_are_scored_by_the_model_that_ranks_them(paths):
+    requests = [request(0, 2, 4), request(1, 3)]
+    lists = paths["cascade"].recommend(requests, 4, ListRules())
+    scores = paths["cascade"].score_alone(requests, [found.items for found in lists])
+    for own, found in zip(scores, lists, strict=True):
+        known = paths["cascade"].sasrec.known[found.items]
+        assert known.any()
+        np.testing.assert_allclose(own[known], found.scores[known], rtol=1e-4, atol=1e-5)
+    readable = np.flatnonzero(paths["cascade"].sasrec.known)[:3]
+    np.testing.assert_array_equal(paths["cascade"].score_alone([request()], [readable])[0], 0)
+    with pytest.raises(DataError, match="item index 12"):
+        paths["cascade"].score_alone([request(1)], [np.array([12])])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_refuses_a_k_below_one_and_items_that_do_not_exist(paths, name):
     with pytest.raises(DataError, match="at least one"):

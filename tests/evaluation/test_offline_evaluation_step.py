@@ -103,6 +103,12 @@ def test_the_step_writes_equal_files_counts_its_reads_and_makes_the_page(
             assert not rules.allowed[3]
             return super().recommend(requests, k, rules)
 
+        def score_alone(self, requests: Any, items: Any) -> Any:
+            return [
+                np.full(len(own), float(len(request.history)))
+                for own, request in zip(items, requests, strict=True)
+            ]
+
     def paths(*arguments: object) -> dict[str, Any]:
         regular, new = make_sequences(50, ITEMS, 12, "u", seed=1), make_sequences(6, ITEMS, 12, "n", seed=2)
         targets = {
@@ -122,6 +128,7 @@ def test_the_step_writes_equal_files_counts_its_reads_and_makes_the_page(
     assert first.record["test_reads"] == 1
     assert first.record["test_reads_in_all"] == 1
     page = workspace_root / "reports" / "ml-100k" / "evaluation.html"
+    assert page.read_text(encoding="utf-8").count("Because you chose") == 6  # three users, two lists each
     assert "its own order was kept" in page.read_text(encoding="utf-8")
     assert "generative/ndcg_at_10" in first.metrics
 

@@ -9,7 +9,14 @@ import pytest
 
 from segue.data.sequences import Sequences
 from segue.errors import DataError
-from segue.evaluation.protocol import audience, build_cases, evaluate_path, head_agreement, slices
+from segue.evaluation.protocol import (
+    add_beginnings,
+    audience,
+    build_cases,
+    evaluate_path,
+    head_agreement,
+    slices,
+)
 from segue.paths import ListRules, RankedList, Request
 from segue.schema import PathName, UserGroup
 
@@ -67,6 +74,30 @@ def test_replay_users_and_empty_parts_are_refused() -> None:
         build_cases({UserGroup.REPLAY: REGULAR}, "test")
     with pytest.raises(DataError, match="no user has an event in the test part"):
         build_cases({UserGroup.REGULAR: make([[1, 2]], "u", evaluated=False)}, "test")
+
+
+def test_new_users_begin_without_a_history_and_with_one_event() -> None:
+    cases = build_cases({UserGroup.REGULAR: REGULAR, UserGroup.NEW: NEW}, "test")
+    new = make([[7, 8, 9], [5], [6, 6]], "n", evaluated=False)
+    found = add_beginnings(cases, new, by_time=False)
+    assert found.requests[: len(cases)] == cases.requests
+    assert found.groups[len(cases) :].tolist() == ["no_history"] * 3 + ["one_event"] * 2
+    assert found.targets[len(cases) :].tolist() == [7, 5, 6, 8, 6]
+    assert [history.tolist() for history in found.histories[len(cases) :]] == [[], [], [], [7], [6]]
+    assert found.user_ids[len(cases) :] == ["n0", "n1", "n2", "n0", "n2"]
+    members = slices(found, np.arange(10), long_tail_share=0.5, short_history=2)
+    assert {name: int(rows.sum()) for name, rows in members.items()} | {"long_tail": 0} == {
+        "all": 3, "new_users": 1, "long_tail": 0, "short_history": 1, "new_items": 0, "no_history": 3, "one_event": 2,
+    }  # fmt: skip
+
+
+def test_of_a_split_by_time_only_beginnings_in_the_test_part_count() -> None:
+    cases = build_cases({UserGroup.REGULAR: REGULAR}, "test")
+    new = make([[1, 2, 3]] * 4, "n")
+    new.test_at[:] = [0, 1, 2, -1]  # the first event of the test part
+    found = add_beginnings(cases, new, by_time=True)
+    begun = list(zip(found.groups[3:].tolist(), found.user_ids[3:], strict=True))
+    assert begun == [("no_history", "n0"), ("one_event", "n0"), ("one_event", "n1")]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

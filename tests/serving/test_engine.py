@@ -10,12 +10,16 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from segue.data.context import Vocabulary
+from segue.data.settings import ContextFeature
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ArtifactError, DataError
+from segue.generative.house import HouseModel
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import new_model, save_model
 from segue.items import Items
@@ -24,6 +28,7 @@ from segue.registry.bundle import read_bundle, write_bundle
 from segue.schema import PathName
 from segue.serving.breaker import Breaker
 from segue.serving.engine import Engine, History
+from segue.serving.popularity import PopularityPath
 from segue.serving.requests import Filters
 from segue.steps.offline_evaluation import contenders
 from segue.tokenizers.item_map import bound_items
@@ -290,3 +295,108 @@ def test_a_model_that_this_code_cannot_read_leaves_the_cascade_serving(
     assert served.path is PathName.CASCADE
     assert served.fallback
     assert len(served.items) == 3
+
+
+@pytest.mark.parametrize("path", [G, C, P])
+def test_every_path_explains_its_items(real: Engine, path: PathName) -> None:
+    history = History(item_ids=["i001", "nobody", "i002", "i017"])
+    item = real.recommend([history], path=path, k=1)[0].items[0]
+    found = real.explain(history, item.item_id, path=path)
+    assert (found.path, found.fallback, found.unknown_items) == (path, None, ("nobody",))
+    assert found.history.tolist() == [1, 2, 17]
+    if path is P:
+        assert (found.explanation.basis, found.explanation.influences) == ("popularity", ())
+        return
+    assert found.explanation.basis == "history"
+    assert sorted(influence.place for influence in found.explanation.influences) == [0, 1, 2]
+    assert found.explanation.score == pytest.approx(item.score, abs=1e-4)
+
+
+def test_the_theme_comes_with_the_bundle_and_an_old_bundle_does_without(full: Path, tmp_path: Path) -> None:
+    history = History(item_ids=["i001", "i030"])
+    old = Path(shutil.copytree(full, tmp_path / "old"))
+    (old / "themes.parquet").unlink()
+    for folder, words in ((full, ("long", "even", "odd")), (old, ())):
+        engine = Engine.load(folder, verify=folder == full)
+        found = engine.explain(history, "i003", path=G)
+        engine.close()
+        theme = found.explanation.theme
+        assert theme is not None
+        assert (theme.prefix, theme.places) == ((0,), (0,))
+        assert set(words) <= set(theme.words) if words else theme.words == ()
+        assert ("theme" in found.sentence) == bool(words)
+
+
+def test_a_path_that_fails_leaves_the_explanation_to_the_next(engine: Engine) -> None:
+    engine.paths[G] = PopularityPath(engine.items)  # it scores nothing that it is given
+    found = engine.explain(History(item_ids=["i001"]), "i002", path=G)
+    assert (found.path, found.fallback) == (C, "generative: cannot score an item")
+    with pytest.raises(DataError, match="no item 'nobody'"):
+        engine.explain(History(item_ids=["i001"]), "nobody", path=G)
+
+
+@pytest.mark.parametrize(
+    ("path", "by"),
+    [(PathName.RERANK, G), (PathName.BLENDED, G), (PathName.INTERLEAVED, G), (PathName.RECALL_ROUTE, C)],
+)
+def test_a_path_that_is_made_of_two_is_explained_by_the_one_that_scores(
+    real: Engine, path: PathName, by: PathName
+) -> None:
+    found = real.explain(History(item_ids=["i001", "i002"]), "i003", path=path)
+    assert (found.path, found.fallback) == (by, None)
+
+
+def test_an_explanation_that_raises_trips_the_breaker(engine: Engine) -> None:
+    class Broken(FakePath):
+        def score(self, requests: object, items: object) -> None:
+            raise RuntimeError("no weights")
+
+    engine.paths[G] = Broken(G, ITEMS)
+    for _ in range(3):
+        found = engine.explain(History(item_ids=["i001"]), "i002", path=G)
+        assert "generative: raised RuntimeError" in str(found.fallback)
+    assert G in engine.open_breakers
+
+
+def test_a_context_that_nobody_declared_is_answered_with_a_warning(real: Engine) -> None:
+    history = History(item_ids=[], context={"device": "tv", "scenario": "home"})
+    served = real.recommend([history, History(item_ids=["i001"])], path=G, k=3)
+    assert [len(answer.items) for answer in served] == [3, 3]
+    [warning] = served[0].warnings
+    assert "'device' is no declared feature" in warning
+    assert served[1].warnings == ()
+    assert real.explain(history, "i003", path=G).warnings == (warning,)
+
+
+def test_declared_features_are_bundled_and_read(world: Path, tmp_path: Path) -> None:
+    """The definitions stand in the manifest and in the recipe; the request's words reach the model."""
+    bound = bound_items(world / "item_map")
+    settings = GenerativeSettings(dimensions=16, layers=1, heads=2, max_length=16)
+    vocabulary = Vocabulary({"device": ContextFeature(kind="category")}, {"device": ("phone", "tv")})
+    model = new_model(settings, bound, vocabulary)
+    assert isinstance(model, HouseModel)
+    assert model.tower.context is not None
+    with torch.no_grad():
+        model.tower.context.requests[0].weight[1:] = torch.randn(2, 16) * 3
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", model, settings, 0.5)
+    inputs = {name: world / name for name in ("splits", "incumbent", "item_map")}
+    rest = {"dataset": "tiny", "rules": RULES, "serving": SERVING, "decoding": DECODING}
+    with_features = write_bundle(tmp_path / "with", model=tmp_path / "model", **inputs, **rest)  # type: ignore[arg-type]
+    without = write_bundle(tmp_path / "without", model=world / "model", **inputs, **rest)  # type: ignore[arg-type]
+    assert with_features.features == vocabulary.describe()
+    assert without.features == {}
+    assert with_features.recipe != without.recipe
+
+    engine = Engine.load(tmp_path / "with")
+    lists = engine.recommend(
+        [History(context={"device": device}) for device in ("tv", "phone", "radio")] + [History()],
+        path=G,
+        k=5,
+    )
+    engine.close()
+    shown = [[item.item_id for item in answer.items] for answer in lists]
+    assert shown[0] != shown[1]
+    assert shown[2] == shown[3]  # a value that nobody knows is as if nothing had been said
+    assert [len(answer.warnings) for answer in lists] == [0, 0, 1, 0]
+    assert all(answer.path is G for answer in lists)

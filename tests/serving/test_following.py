@@ -18,14 +18,23 @@ from segue.blending.compose import COMPOSED
 from segue.blending.interleaved import coins
 from segue.blending.sources import places_of, team_of
 from segue.errors import ConfigurationError, DataError, StateError
+from segue.generative.explain import EVENTS
 from segue.migration.deployment import Deployment
 from segue.migration.statistics.interleaving import team_draft
 from segue.paths import Request
 from segue.registry.bundle import publish, read_bundle
 from segue.schema import PathName
-from segue.serving.batch import recommend_file, recommend_to_parquet
+from segue.serving.batch import explain_to, recommend_file, recommend_to_parquet
 from segue.serving.following import Follower
-from segue.serving.requests import Event, Feedback, Filters, RecommendRequest, ServedPath, SimilarRequest
+from segue.serving.requests import (
+    Event,
+    ExplainRequest,
+    Feedback,
+    Filters,
+    RecommendRequest,
+    ServedPath,
+    SimilarRequest,
+)
 from segue.serving.routing import arm_for, position
 from segue.serving.service import Service
 from segue.workspace import Workspace
@@ -367,6 +376,34 @@ def test_similar_items_and_health(service: Service, full_id: str) -> None:
     assert service.similar(SimilarRequest(item_id="i003", k=4)).bundle == full_id
     health = service.health()
     assert (health["status"], health["deployment"], health["stage"]) == ("ok", 1, "cascade")
+
+
+def test_an_item_is_explained_by_the_path_that_serves_the_user(
+    service: Service, first: str, full_id: str
+) -> None:
+    """Never an exposure; the history is the store's unless the request brings one."""
+    served = service.explain(ExplainRequest(user_id="u01", item_id="i003"))
+    assert (served.path, served.bundle, served.arm) == ("cascade", first, "cascade")
+    assert 0 < len(served.events) <= EVENTS
+    preview = service.explain(ExplainRequest(history=["i001", "i002"], item_id="i003", path="generative"))
+    assert (preview.path, preview.bundle, preview.basis) == ("generative", full_id, "history")
+    assert {event.item_id for event in preview.events} == {"i001", "i002"}
+    assert preview.theme is not None
+    assert preview.theme.shared_with == ["i002", "i001"]
+    assert 'the theme "' in preview.sentence
+    newcomer = service.explain(ExplainRequest(context={"device": "tv"}, item_id="i003", path="generative"))
+    assert (newcomer.events, newcomer.basis) == ([], "popularity")
+    assert shown(service) == []
+    with pytest.raises(DataError, match="no item 'nobody'"):
+        service.explain(ExplainRequest(user_id="u01", item_id="nobody"))
+
+
+def test_the_command_explains_as_the_server_does(service: Service, workspace: Workspace) -> None:
+    there = service.explain(ExplainRequest(user_id="u01", item_id="i003", path="generative"))
+    here = explain_to(workspace, "tiny", "u01", "i003", path="generative")
+    assert here.model_dump(exclude={"latency_ms"}) == there.model_dump(exclude={"latency_ms"})
+    with pytest.raises(DataError, match="it is one of"):
+        explain_to(workspace, "tiny", "u01", "i003", path="oracle")
 
 
 def test_health_shows_a_broken_document(service: Service, write: Write) -> None:

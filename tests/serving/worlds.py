@@ -20,6 +20,7 @@ from segue.paths import IndexArray, ListRules, RankedList, Request, Scores
 from segue.registry.bundle import BundleManifest, write_bundle, write_incumbent_bundle
 from segue.schema import PathName, UserGroup
 from segue.tokenizers.item_map import ItemMap, bound_items
+from segue.tokenizers.themes import TABLE, prefix_themes
 
 ITEMS, USERS, EVENTS = 40, 30, 8
 RULES = {"filter_seen": True}
@@ -67,7 +68,7 @@ def write_splits(folder: Path, items: int = ITEMS) -> Path:
 
 
 def write_world(root: Path) -> Path:
-    """splits/, incumbent/, item_map/ and model/ under ``root``: real files, hardly trained."""
+    """splits/, incumbent/, item_map/, semantic_id_report/ and model/ under ``root``: real files, hardly trained."""
     splits = write_splits(root / "splits")
     items = Items.load(splits)
     generator = np.random.default_rng(5)
@@ -104,6 +105,9 @@ def write_world(root: Path) -> Path:
         vectors=vectors,
         present=np.ones(ITEMS, dtype=bool),
     ).save(root / "item_map")
+    (root / "semantic_id_report").mkdir()
+    themes = prefix_themes(items.table, codes, (8, 8), words=6, examples=3)
+    themes.write_parquet(root / "semantic_id_report" / TABLE)
     generative = GenerativeSettings(dimensions=16, layers=1, heads=2, max_length=16)
     (root / "model").mkdir()
     model = new_model(generative, bound_items(root / "item_map"))
@@ -122,6 +126,7 @@ def full_bundle(world: Path, output: Path, serving: dict[str, object] | None = N
         rules=RULES,
         serving=serving or SERVING,
         decoding=DECODING,
+        themes=world / "semantic_id_report",
     )
 
 

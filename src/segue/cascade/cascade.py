@@ -97,6 +97,24 @@ class CascadePath:
             lists.extend(self._batch(batch, k, rules, further))
         return lists
 
+    def score_alone(self, requests: Sequence[Request], items: Sequence[IndexArray]) -> list[Floats]:
+        """[M] of each request's ``items`` [M], each as if it were the only candidate, by the model that ranks it: SASRec,
+        for items that it does not know the two-tower model, for items that neither knows the logarithm of their count.
+
+        Which model that is depends on the item alone, so the scores of *one* item are comparable between requests; a list
+        puts those of the different models behind one another. A history that the model cannot read scores 0, its
+        zero vector. Raises DataError for items that do not exist.
+        """
+        scored = [(scorer, scorer.users(requests)[0]) for scorer in (self.two_tower, self.sasrec)]
+        found = []
+        for row, own in enumerate(items):
+            known = checked_items(own, len(self.items), "score")
+            scores = self._log_counts[known]
+            for scorer, users in scored:
+                scores = np.where(scorer.known[known], scorer.vectors[known] @ users[row], scores)
+            found.append(scores.astype(np.float32))
+        return found
+
     def recall(
         self, requests: Sequence[Request], rules: ListRules, per_route: int | None = None
     ) -> dict[str, IndexArray]:

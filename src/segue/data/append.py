@@ -20,13 +20,13 @@ from typing import Any, Final
 import polars as pl
 
 from segue.artifacts import read_json, replace_folder, temporary_folder, write_json
+from segue.data.context import pack
 from segue.data.csv_shape import best_separator, named, split
 from segue.data.erasure import Erasures
 from segue.data.readers import is_ordered, source_of
 from segue.data.settings import DataSettings, TableSource
 from segue.data.sources import (
     CATALOGUE_SCHEMA,
-    INTERACTIONS_SCHEMA,
     Kind,
     canonicalize,
     find_mapping,
@@ -93,7 +93,10 @@ def read_landed(workspace: Workspace, dataset: str, kind: Kind) -> list[pl.DataF
     tables = []
     for name in (*arrived, *(name for name in names if name not in set(arrived))):
         source = TableSource(path=str(names[name]), format="parquet")
-        table = canonicalize(read_file(str(names[name]), source), source, kind, str(names[name]))
+        frame = read_file(str(names[name]), source)
+        table = canonicalize(frame, source, kind, str(names[name]))
+        if kind == "interactions" and Interactions.CONTEXT in frame.columns:
+            table = table.with_columns(frame[Interactions.CONTEXT].cast(pl.String))
         tables.append(with_order(table) if kind == "interactions" else table)
     return tables
 
@@ -120,9 +123,11 @@ def drop_landed(workspace: Workspace, dataset: str, erased: Erasures) -> int:
 def add_events(base: pl.DataFrame, appended: Sequence[pl.DataFrame], *, has_timestamps: bool) -> pl.DataFrame:
     """``base`` and everything appended to it, in order of arrival, ``order`` counted through.
 
-    Where the base carries order instead of time, so does what is appended.
+    Where the base carries order instead of time, so does what is appended; where no context is declared any more, what
+    was appended loses its own.
     """
-    events = with_order(pl.concat([base, *appended]).drop(Interactions.ORDER))
+    kept = [table.select(name for name in table.columns if name in base.columns) for table in appended]
+    events = with_order(pl.concat([base, *kept], how="diagonal").drop(Interactions.ORDER))
     if has_timestamps:
         return events
     return events.with_columns(pl.lit(None, dtype=pl.Int64).alias(Interactions.TIMESTAMP))
@@ -218,6 +223,8 @@ def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
             if kind == "interactions" and (candidate is ours or not _is_csv(source)):
                 candidate = _guess_unit(frame, candidate)
             table = canonicalize(frame, candidate, kind, name)
+            if kind == "interactions" and settings.context:
+                table = table.with_columns(pack(frame, settings.context, name, lenient=True))
             if table.is_empty():
                 raise DataError(f"{name} holds no rows")
             return table
@@ -289,7 +296,7 @@ def _land(landing: Path, kind: Kind, table: pl.DataFrame) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}"
         if kind == "interactions":
-            with_order(table).select(list(INTERACTIONS_SCHEMA)).write_parquet(temporary)
+            with_order(table).write_parquet(temporary)
         else:
             table.write_parquet(temporary)
         os.replace(temporary, path)

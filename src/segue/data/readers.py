@@ -3,6 +3,7 @@ shape."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import polars as pl
 
 from segue.artifacts import read_json
-from segue.data.settings import DataSettings, TableSource
+from segue.data.settings import ContextFeature, DataSettings, TableSource
 from segue.data.sources import (
     CATALOGUE_SCHEMA,
     Kind,
@@ -109,12 +110,12 @@ def read_dataset(settings: DataSettings, workspace: Workspace) -> RawTables:
     source = _describe(settings)
     if settings.reader == "tables":
         assert settings.interactions is not None
-        interactions = read_table(settings.interactions, "interactions", workspace.root)
+        interactions = read_table(settings.interactions, "interactions", workspace.root, settings.context)
         table = settings.catalogue
         catalogue = None if table is None else read_table(table, "catalogue", workspace.root)
     else:
         folder = data_folder(settings, workspace)
-        interactions = _read_interactions(settings.reader, folder)
+        interactions = _read_interactions(settings, folder)
         catalogue = _read_catalogue(settings.reader, folder)
     return RawTables(
         interactions=interactions,
@@ -168,7 +169,14 @@ def _file(folder: Path, name: str) -> str:
     return str(path)
 
 
-def _read(source: TableSource, kind: Kind, folder: Path) -> pl.DataFrame:
+def _read(
+    source: TableSource,
+    kind: Kind,
+    folder: Path,
+    context: Mapping[str, ContextFeature] | None = None,
+    users: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """``users``: a table with the interactions' user column, whose other columns context features may name, too."""
     assert source.path is not None
     where = _file(folder, source.path)
     frame = read_file(where, source)
@@ -177,19 +185,28 @@ def _read(source: TableSource, kind: Kind, folder: Path) -> pl.DataFrame:
         year = source.columns[Catalogue.YEAR]
         if year in frame.columns:
             frame = frame.with_columns(pl.col(year).str.extract(r"^(\d{4})$"))
-    table = canonicalize(frame, source, kind, where)
+    if users is not None:
+        frame = frame.join(users, on=source.columns[Interactions.USER], how="left", maintain_order="left")
+    table = canonicalize(frame, source, kind, where, context)
     if table.is_empty():
         raise DataError(f"{where} holds no rows")
     return table
 
 
-def _read_interactions(reader: str, folder: Path) -> pl.DataFrame:
-    if reader == "amazon-sequences":
-        return _read_sequences(folder)
-    return with_order(_read(_INTERACTIONS[reader], "interactions", folder))
+def _read_interactions(settings: DataSettings, folder: Path) -> pl.DataFrame:
+    if settings.reader == "amazon-sequences":
+        return _read_sequences(folder, settings.context)
+    users = None
+    if settings.context and settings.reader == "ml-100k":
+        where = _file(folder, "ml-100k.user")
+        users = read_file(where, TableSource(path=where, format="csv", separator="\t"))
+        # RecBole's columns carry their types: "occupation:token" is the occupation.
+        users = users.rename({name: name.split(":")[0] for name in users.columns[1:]})
+    source = _INTERACTIONS[settings.reader]
+    return with_order(_read(source, "interactions", folder, settings.context, users))
 
 
-def _read_sequences(folder: Path) -> pl.DataFrame:
+def _read_sequences(folder: Path, context: Mapping[str, ContextFeature]) -> pl.DataFrame:
     """``sequences.txt``: a user and their items, oldest first, a line."""
     where = _file(folder, "sequences.txt")
     text = Path(where).read_text(encoding="utf-8")
@@ -199,7 +216,7 @@ def _read_sequences(folder: Path) -> pl.DataFrame:
     events = pl.DataFrame(
         {Interactions.USER: fields.list.first(), Interactions.ITEM: fields.list.slice(1)}
     ).explode(Interactions.ITEM)
-    return with_order(canonicalize(events, TableSource(path=where), "interactions", where))
+    return with_order(canonicalize(events, TableSource(path=where), "interactions", where, context))
 
 
 def _read_catalogue(reader: str, folder: Path) -> pl.DataFrame:

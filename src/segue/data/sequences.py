@@ -12,11 +12,13 @@ import numpy.typing as npt
 import polars as pl
 
 from segue.artifacts import write_json
+from segue.data.context import Vocabulary
 from segue.errors import ArtifactError
 from segue.paths import user_key
 from segue.schema import Part, Split, UserGroup
 
 _ARRAYS = ("items", "timestamps", "offsets", "validation_at", "test_at")
+_CONTEXTS = "contexts.npy"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Sequences:
     validation_at: npt.NDArray[np.int32]  # [U]
     test_at: npt.NDArray[np.int32]  # [U]
     user_ids: list[str]  # [U]
+    contexts: npt.NDArray[np.int32] | None = None  # [E, F] codes of declared context features
+    vocabulary: Vocabulary | None = None  # what the codes mean; both or neither
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -72,6 +76,8 @@ class Sequences:
             validation_at=nothing,
             test_at=nothing,
             user_ids=self.user_ids,
+            contexts=None if self.contexts is None else self.contexts[keep],
+            vocabulary=self.vocabulary,
         )
 
     def targets(self, part: Literal["validation", "test"]) -> list[tuple[int, int]]:
@@ -86,6 +92,9 @@ class Sequences:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        if self.contexts is not None and self.vocabulary is not None:
+            np.save(folder / _CONTEXTS, self.contexts, allow_pickle=False)
+            self.vocabulary.save(folder)
         write_json(folder / "users.json", self.user_ids)
 
     @classmethod
@@ -97,14 +106,20 @@ class Sequences:
             arrays = {
                 name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
             }
+            vocabulary = Vocabulary.load(folder)
+            contexts = (
+                None if vocabulary is None else np.load(folder / _CONTEXTS, mmap_mode="r", allow_pickle=False)
+            )
             users = json.loads((folder / "users.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{folder} holds no whole sequences: {error}") from error
-        return cls(user_ids=users, **arrays)
+        return cls(user_ids=users, contexts=contexts, vocabulary=vocabulary, **arrays)
 
 
-def from_events(events: pl.DataFrame, group: UserGroup) -> Sequences:
-    """The sequences of ``group`` from ``splits/interactions.parquet`` (sorted by user and position)."""
+def from_events(events: pl.DataFrame, group: UserGroup, vocabulary: Vocabulary | None = None) -> Sequences:
+    """The sequences of ``group`` from ``splits/interactions.parquet`` (sorted by user and position).
+
+    ``vocabulary``: codes of the events' context are kept, too."""
     chosen = events.filter(pl.col(Split.GROUP) == group.value).sort("user_id", Split.POSITION)
     users = chosen.group_by("user_id", maintain_order=True).agg(
         pl.len().alias("length"),
@@ -114,11 +129,14 @@ def from_events(events: pl.DataFrame, group: UserGroup) -> Sequences:
         .alias("validation_at"),
         pl.col(Split.POSITION).filter(pl.col(Split.PART) == Part.TEST.value).min().alias("test_at"),
     )
+    offsets = np.concatenate([[0], np.cumsum(users["length"].to_numpy())]).astype(np.int64)
     return Sequences(
         items=chosen[Split.ITEM_INDEX].to_numpy().astype(np.int32),
         timestamps=chosen["timestamp"].fill_null(0).to_numpy().astype(np.int64),
-        offsets=np.concatenate([[0], np.cumsum(users["length"].to_numpy())]).astype(np.int64),
+        offsets=offsets,
         validation_at=users["validation_at"].fill_null(-1).to_numpy().astype(np.int32),
         test_at=users["test_at"].fill_null(-1).to_numpy().astype(np.int32),
         user_ids=users["user_id"].to_list(),
+        contexts=None if vocabulary is None else vocabulary.events(chosen, offsets),
+        vocabulary=vocabulary,
     )

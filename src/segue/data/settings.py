@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from segue.settings import Settings
 
@@ -67,6 +68,33 @@ class ImageSource(Settings):
         return self
 
 
+class ContextFeature(Settings):
+    """Something known at the moment of a request, which a model may heed (docs/models.md).
+
+    ``category`` and ``number`` come from a column of the interactions, the others from the time: ``hour`` and ``weekday``
+    (0: Monday) of the event or request, ``gap``: how long ago the event before was.
+    """
+
+    kind: Literal["category", "number", "hour", "weekday", "gap"]
+    column: str | None = None  # of the interactions; None: the feature's own name
+    trait: bool = False  # of the user, not of the moment: a request's value holds for the whole history
+    max_values: int = Field(1000, ge=1)  # of a category: the most frequent get a code, the others are unknown
+    boundaries: tuple[float, ...] = ()  # of a number: where a bucket ends and the next begins, ascending
+    utc_offset_hours: float = Field(0.0, ge=-14, le=14)  # of hour and weekday: timestamps are UTC
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if (self.kind == "number") != bool(self.boundaries):
+            raise ValueError("`boundaries` belong to the kind number, and a number needs them")
+        if any(high <= low for low, high in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError(f"boundaries {list(self.boundaries)} must rise")
+        if self.kind not in ("category", "number") and (self.column is not None or self.trait):
+            raise ValueError(
+                f"`column` and `trait` mean nothing to the kind {self.kind}, which is read off the time"
+            )
+        return self
+
+
 class DataSettings(Settings):
     """A dataset's sources. ``reader`` names a built-in reader for data that is no plain table."""
 
@@ -77,7 +105,17 @@ class DataSettings(Settings):
     interactions: TableSource | None = None
     catalogue: TableSource | None = None  # None: the catalogue is the items that occur in the interactions
     images: ImageSource = ImageSource()
+    context: dict[str, ContextFeature] = Field(default_factory=dict)  # by name, as requests say it
     ordered: bool = False  # tables without timestamps: the rows of a user stand in order of time
+
+    @field_validator("context")
+    @classmethod
+    def _context_has_names(cls, context: dict[str, ContextFeature]) -> dict[str, ContextFeature]:
+        if wrong := [name for name in context if not re.fullmatch(r"[a-z][a-z0-9_]*", name)]:
+            raise ValueError(
+                f"the context feature {wrong[0]!r} must be named in a-z, 0-9 and _, a letter first"
+            )
+        return context
 
     @model_validator(mode="after")
     def _sources_of_the_reader(self) -> Self:

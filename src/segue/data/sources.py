@@ -18,8 +18,9 @@ import fsspec
 import polars as pl
 from fsspec.core import url_to_fs
 
+from segue.data.context import pack
 from segue.data.csv_shape import find_fault, fitting, named
-from segue.data.settings import TableSource
+from segue.data.settings import ContextFeature, TableSource
 from segue.errors import DataError
 from segue.schema import Catalogue, Interactions
 
@@ -79,8 +80,12 @@ _ISO_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 _ISO_WITH_ZONE: Final = "%Y-%m-%dT%H:%M:%S%.f%z"
 
 
-def read_table(source: TableSource, kind: Kind, root: Path) -> pl.DataFrame:
+def read_table(
+    source: TableSource, kind: Kind, root: Path, context: Mapping[str, ContextFeature] | None = None
+) -> pl.DataFrame:
     """The table of ``source`` in canonical columns and types, rows as they came.
+
+    Of ``context`` features interactions get the column ``context``.
 
     Ids are strings, never stripped; timestamps int64 seconds; columns that the source lacks are null.
     ``interactions`` get ``order``, the row number.
@@ -89,11 +94,11 @@ def read_table(source: TableSource, kind: Kind, root: Path) -> pl.DataFrame:
     """
     if source.sql is not None:
         parts = [
-            canonicalize(_read_sql(source, source.sql, kind), source, kind, where=f"the query of {kind}")
+            canonicalize(_read_sql(source, source.sql, kind), source, kind, f"the query of {kind}", context)
         ]
     else:
         names = list_files(source, kind, root)
-        parts = [canonicalize(read_file(name, source), source, kind, where=name) for name in names]
+        parts = [canonicalize(read_file(name, source), source, kind, name, context) for name in names]
     table = pl.concat(parts)
     if table.is_empty():
         raise DataError(f"{kind}: {describe(source)} holds no rows: check that it is the right one")
@@ -102,8 +107,11 @@ def read_table(source: TableSource, kind: Kind, root: Path) -> pl.DataFrame:
 
 def with_order(table: pl.DataFrame) -> pl.DataFrame:
     """``table`` with its row numbers as ``order``, in the schema of interactions."""
+    columns = list(INTERACTIONS_SCHEMA)
+    if Interactions.CONTEXT in table.columns:
+        columns.append(Interactions.CONTEXT)
     return table.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(Interactions.ORDER)).select(
-        list(INTERACTIONS_SCHEMA)
+        columns
     )
 
 
@@ -174,8 +182,15 @@ def _read_bytes(name: str) -> bytes:
     return content
 
 
-def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: str) -> pl.DataFrame:
-    """``frame`` in the columns and types of ``kind`` (interactions still without ``order``).
+def canonicalize(
+    frame: pl.DataFrame,
+    source: TableSource,
+    kind: Kind,
+    where: str,
+    context: Mapping[str, ContextFeature] | None = None,
+) -> pl.DataFrame:
+    """``frame`` in the columns and types of ``kind`` (interactions still without ``order``), with ``context`` features
+    as the column ``context``.
 
     A mapped column, and an unmapped one that bears our name, is found exactly or, failing that, by its only
     spelling in other case. Raises DataError for a missing column, naming those that exist, and for a value of
@@ -203,6 +218,8 @@ def canonicalize(frame: pl.DataFrame, source: TableSource, kind: Kind, where: st
         else:
             columns.append(_cast(frame[theirs], type_, source, f"{where}: column {theirs!r}").alias(ours))
     table = pl.DataFrame(columns).cast({name: schema[name] for name in types})
+    if kind == "interactions" and context:
+        table = table.with_columns(pack(frame, context, where))
     if kind == "catalogue" and source.title_holds_year:
         found = split_title(table[Catalogue.TITLE])
         # A year of its own column is the better one.

@@ -182,6 +182,8 @@ def _in_order(events: pl.DataFrame, seed: int, *, has_timestamps: bool, ordered:
         keys.append(Interactions.ORDER)
     # The columns behind the hash matter only where one user meets one item twice in one second.
     keys += [_TIE, Interactions.ITEM, Interactions.WEIGHT, Interactions.ACTION]
+    if Interactions.CONTEXT in hashed.columns:
+        keys.append(Interactions.CONTEXT)
     return hashed.with_columns(pl.Series(_TIE, tie)).sort(keys).drop("_u", "_i", _TIE)
 
 
@@ -356,6 +358,7 @@ def _tables(
             Split.GROUP,
             Split.PART,
             pl.col(Interactions.WEIGHT).cast(pl.Float64),
+            *([Interactions.CONTEXT] if Interactions.CONTEXT in labelled.columns else []),
         )
         .sort(Interactions.USER, Split.POSITION)
     )

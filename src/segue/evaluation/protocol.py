@@ -22,6 +22,7 @@ from segue.paths import IndexArray, ListRules, Path, RankedList, Request
 from segue.schema import UserGroup
 
 EvaluatedPart = Literal["validation", "test"]
+NO_HISTORY, ONE_EVENT = "no_history", "one_event"  # groups of cases, and the slices that are made of them
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Cases:
 
     requests: list[Request]  # [U]
     targets: IndexArray  # [U] item indices
-    groups: npt.NDArray[np.str_]  # [U] regular or new
+    groups: npt.NDArray[np.str_]  # [U] regular or new; of beginnings no_history or one_event
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -51,7 +52,8 @@ class Cases:
 def build_cases(groups: dict[UserGroup, Sequences], part: EvaluatedPart) -> Cases:
     """The cases of ``part`` of every group, in the groups' order.
 
-    A request carries the history and nothing of the target's event, not even its time. Replay users are
+    A request carries the history and nothing of the target's event, not even its time, but for the declared context
+    features, which a request at that moment would have carried, too. Replay users are
     refused: they are never evaluated offline. A target that is in the history, under rules that hide what
     was seen, counts as a miss: serving would miss it, too. Raises DataError where nobody has a target.
     """
@@ -68,6 +70,7 @@ def build_cases(groups: dict[UserGroup, Sequences], part: EvaluatedPart) -> Case
                     history=np.asarray(items[:position], dtype=np.int64),
                     timestamps=np.asarray(timestamps[:position], dtype=np.int64),
                     user_id=sequences.user_ids[user],
+                    context=_context(sequences, user, position),
                 )
             )
             targets.append(int(items[position]))
@@ -78,6 +81,40 @@ def build_cases(groups: dict[UserGroup, Sequences], part: EvaluatedPart) -> Case
             "or bring users with longer histories"
         )
     return Cases(requests, np.array(targets, dtype=np.int64), np.array(names))
+
+
+def _context(sequences: Sequences, user: int, position: int) -> dict[str, str]:
+    """What a request for the event at ``position`` would have said of its context; nothing where nothing is declared."""
+    if sequences.contexts is None or sequences.vocabulary is None:
+        return {}
+    return sequences.vocabulary.values_of(sequences.contexts[int(sequences.offsets[user]) + position])
+
+
+def add_beginnings(cases: Cases, new: Sequences, *, by_time: bool) -> Cases:
+    """``cases``, and after them how the new users began: each one's first event is the target of a request without a
+    history (group ``no_history``), the second that of a request with one event (``one_event``).
+
+    Nothing was trained on these users, so every event of theirs may be a target. Of a split by time only events of the
+    test part are: what the models know would otherwise be younger than the request. Where no new user qualifies, the
+    two groups are empty.
+    """
+    requests, targets, groups = [*cases.requests], cases.targets.tolist(), cases.groups.tolist()
+    for place, group in enumerate((NO_HISTORY, ONE_EVENT)):
+        for user in range(len(new)):
+            items, timestamps = new.user(user)
+            if place >= len(items) or (by_time and not 0 <= new.test_at[user] <= place):
+                continue
+            requests.append(
+                Request(
+                    history=np.asarray(items[:place], dtype=np.int64),
+                    timestamps=np.asarray(timestamps[:place], dtype=np.int64),
+                    user_id=new.user_ids[user],
+                    context=_context(new, user, place),
+                )
+            )
+            targets.append(int(items[place]))
+            groups.append(group)
+    return Cases(requests, np.array(targets, dtype=np.int64), np.array(groups))
 
 
 @dataclass(frozen=True)
@@ -157,7 +194,8 @@ def slices(
     ``all``: the regular users; ``new_users``: users never trained on, in no other slice. Of the regular
     users: ``long_tail`` (the target is among the least popular items that make up ``long_tail_share`` of
     the catalogue), ``short_history`` (at most ``short_history`` events before the target), ``new_items``
-    (nobody has the target in the training part; may be empty).
+    (nobody has the target in the training part; may be empty). ``no_history`` and ``one_event``: the beginnings of
+    :func:`add_beginnings`, in no other slice.
     """
     regular = cases.groups == UserGroup.REGULAR.value
     return {
@@ -166,6 +204,8 @@ def slices(
         "long_tail": regular & long_tail(train_counts, long_tail_share)[cases.targets],
         "short_history": regular & (cases.history_lengths <= short_history),
         "new_items": regular & (train_counts[cases.targets] == 0),
+        NO_HISTORY: cases.groups == NO_HISTORY,
+        ONE_EVENT: cases.groups == ONE_EVENT,
     }
 
 

@@ -6,13 +6,13 @@ differences.json  [{slice, a, b, metric, estimate, low, high, sd, n}], a minus b
 sources.json      {contender: {proposer: share of the head of its lists}}
 examples.json     a few users with their history and lists, titles included
 protocol.json     what was done: data, split, rules, seeds
-per_user.parquet  a row a contender and user: rank of the target and every metric
+per_user.parquet  a row a contender and case: rank of the target and every metric
 evidence.json     what gates read
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ import polars as pl
 from segue.artifacts import write_json
 from segue.evaluation.assessment import Assessment, interval_json, rounded
 from segue.evaluation.metrics import PAD, Floats, Mask
-from segue.evaluation.protocol import Cases, PathLists
+from segue.evaluation.protocol import NO_HISTORY, ONE_EVENT, Cases, PathLists
 from segue.items import Items
 from segue.migration.evidence import EVIDENCE_FILE, Evidence, write_evidence
+from segue.paths import Request
 from segue.schema import Catalogue, Interactions, Split, UserGroup
+
+_GROUPS = ("all", "new_users", NO_HISTORY, ONE_EVENT)  # slices that the column ``group`` tells apart
 
 
 def write_results(
@@ -89,9 +92,12 @@ def choose_examples(
     k: int,
     seed: int,
     history: int = 8,
+    why: Mapping[str, Callable[[Request, int], str]] | None = None,
 ) -> list[dict[str, Any]]:
     """``users`` of ``members``, drawn by ``seed`` and not by how well anybody did, with the lists of
-    ``shown``."""
+    ``shown``.
+
+    ``why``: by contender, a sentence on why an item is in the list of a request; the first of each list gets it."""
     titles = titles_of(items)
     candidates = np.flatnonzero(members)
     drawn = np.random.default_rng(seed).permutation(candidates)[:users]
@@ -99,7 +105,7 @@ def choose_examples(
     for row in drawn.tolist():
         past = cases.requests[row].history
         target = int(cases.targets[row])
-        lists = {}
+        lists: dict[str, list[dict[str, Any]]] = {}
         for name in shown:
             answer = answers[name]
             lists[name] = [
@@ -114,6 +120,8 @@ def choose_examples(
                 )
                 if item != PAD
             ]
+            if why is not None and name in why and lists[name]:
+                lists[name][0]["why"] = why[name](cases.requests[row], int(answer.lists[row, 0]))
         found.append(
             {
                 "user_id": cases.requests[row].user_id,
@@ -161,7 +169,9 @@ def _per_user_table(
     cases: Cases,
     slices: Mapping[str, Mask],
 ) -> pl.DataFrame:
-    """A row a contender and user; ``rank`` counts from 1 and is null for a miss, NaN metrics are null."""
+    """A row a contender and case: a new user may have three, of three groups.
+
+    ``rank`` counts from 1 and is null for a miss, NaN metrics are null."""
     frames = []
     for name, figures in per_user.items():
         ranks = answers[name].ranks
@@ -174,7 +184,7 @@ def _per_user_table(
                     **{
                         f"in_{slice_name}": members
                         for slice_name, members in slices.items()
-                        if slice_name not in ("all", "new_users")
+                        if slice_name not in _GROUPS
                     },
                     "history_length": cases.history_lengths,
                     "target": cases.targets.astype(np.int32),
@@ -186,5 +196,5 @@ def _per_user_table(
             )
         )
     table = pl.concat(frames, how="diagonal")
-    assert set(table[Split.GROUP].unique()) <= {UserGroup.REGULAR.value, UserGroup.NEW.value}
+    assert UserGroup.REPLAY.value not in table[Split.GROUP]
     return table.fill_nan(None)

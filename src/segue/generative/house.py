@@ -14,6 +14,9 @@ head shares the encoder and scores the whole catalogue by cosine, as in LIGER (Y
 Both heads may share one tower (item vectors and encoder), or the code head has one of its own, with or without
 identities: two experts, whose sum is worth more than either when they know items by different things.
 
+Where context features are declared, each event carries what will be known of one when the model serves, and the state
+that speaks the context of the event to come: a request's own. Both are sums of embeddings that start at zero.
+
 Nothing here is tied to an item's index: an identity belongs to the whole tuple of codes, which no other item
 ever gets. Code embeddings start at zero and only trained items have identities, so what no training touched
 adds nothing; in training an identity is left out now and then (DropoutNet, Volkovs et al. 2017), so that
@@ -23,9 +26,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +39,7 @@ from segue.generative.binding import CodebookModel, learnable, mean_weights
 from segue.generative.contrastive import catalogue_cross_entropy
 from segue.generative.layers import (
     TIME_BUCKETS,
+    ContextTables,
     join_histories,
     rotary_angles,
     rotated,
@@ -44,6 +49,9 @@ from segue.generative.layers import (
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
 from segue.training.ops import Dropout, causal_attention
+
+if TYPE_CHECKING:
+    from segue.data.context import Vocabulary
 
 _ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children in training
 _INITIAL = 0.02  # standard deviation of embeddings before training
@@ -114,6 +122,30 @@ class HouseModel(CodebookModel):
             0, dtype=torch.int64
         )  # [N]: each item's row among the identities, -1: none
         self._cache: _Tables | None = None
+        self.vocabulary: Vocabulary | None = None
+
+    # Context.
+
+    def declare_context(self, vocabulary: Vocabulary) -> None:
+        """Tables for its features, which add nothing until they are trained; no random number is drawn."""
+        self.vocabulary = vocabulary
+        for tower in self._towers():
+            tower.context = ContextTables(vocabulary, self.settings.dimensions).to(self.device)
+
+    def _with_context(
+        self, histories: HistoryBatch, context: Sequence[dict[str, str]] | None
+    ) -> HistoryBatch:
+        """``histories`` with codes, where features are declared: those of ``context`` where it has none of its own."""
+        if self.vocabulary is None:
+            return histories
+        features = len(self.vocabulary.features)
+        if histories.contexts is None:
+            empty = histories.items.new_zeros((*histories.items.shape, features))
+            histories = replace(histories, contexts=empty)
+        if histories.request is None and context is not None:
+            codes = np.stack([self.vocabulary.request(said, None, 0) for said in context]).astype(np.int64)
+            histories = replace(histories, request=torch.from_numpy(codes))
+        return histories
 
     # Binding.
 
@@ -196,9 +228,9 @@ class HouseModel(CodebookModel):
     def encode(
         self,
         histories: HistoryBatch,
-        context: Sequence[dict[str, str]] | None = None,  # noqa: ARG002  # this model reads no context
+        context: Sequence[dict[str, str]] | None = None,
     ) -> HouseContext:
-        batch = histories.to(self.device)
+        batch = self._with_context(histories, context).to(self.device)
         hidden, code_hidden = self._hidden(batch, self._tables())
         rows = torch.arange(len(hidden), device=hidden.device)
         return HouseContext(batch, hidden[rows, batch.lengths], code_hidden[rows, batch.lengths])
@@ -206,6 +238,7 @@ class HouseModel(CodebookModel):
     def append(self, context: HouseContext, events: HistoryBatch) -> HouseContext:
         """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
         events = events.to(self.device)
+        events = self._with_context(events, None)
         return self.encode(join_histories(context.histories, events, self.settings.max_length))
 
     # The code head.
@@ -302,7 +335,7 @@ class HouseModel(CodebookModel):
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``code``: NLL of the L codes; ``dense``: cross entropy over the catalogue; both in nats an
         event."""
-        batch = batch.to(self.device)
+        batch = self._with_context(batch, None).to(self.device)
         tables = self._tables()
         weights = mean_weights(learnable(self.trie, batch))
         hidden, code_hidden = (each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables))
@@ -379,6 +412,7 @@ class Tower(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(settings.dropout)
+        self.context: ContextTables | None = None
         nn.init.normal_(self.gaps.weight, std=_INITIAL)
 
     def adopt(self, count: int, *, seed: int) -> None:
@@ -404,6 +438,7 @@ class Tower(nn.Module):
         """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
         gap = F.pad(batch.timestamps[:, 1:] - batch.timestamps[:, :-1], (1, 0))
         events = F.embedding(batch.items, items) * math.sqrt(items.shape[1]) + self.gaps(time_bucket(gap))
+        events = self.told_of_events(events, batch)
         hidden = torch.cat([self.start.expand(len(events), 1, -1).to(events.dtype), events], dim=1)
         hidden = self.dropout(hidden)
         rotation = rotary_angles(
@@ -411,8 +446,19 @@ class Tower(nn.Module):
         )
         for block in self.blocks:
             hidden = block(hidden, rotation)
-        normalised: Tensor = self.norm(hidden)
-        return normalised
+        return self.told_of_requests(self.norm(hidden), batch)
+
+    def told_of_events(self, events: Tensor, batch: HistoryBatch) -> Tensor:
+        """Events [B, T, d] with what is declared of their context."""
+        if self.context is None or batch.contexts is None:
+            return events
+        return events + self.context.of_events(batch.contexts)
+
+    def told_of_requests(self, states: Tensor, batch: HistoryBatch) -> Tensor:
+        """States [B, T + 1, d] with the context of what comes next."""
+        if self.context is None or batch.contexts is None:
+            return states
+        return states + self.context.of_requests(batch)
 
 
 class _Block(nn.Module):

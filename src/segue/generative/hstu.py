@@ -62,13 +62,12 @@ class HstuTower(Tower):
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
         """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
         hidden, _ = self.read(batch, items)
-        normalised: Tensor = self.norm(hidden)
-        return normalised
+        return self.told_of_requests(self.norm(hidden), batch)
 
     def read(self, batch: HistoryBatch, items: Tensor) -> tuple[Tensor, list[_Memory]]:
         """The last layer's positions [B, T + 1, d], and the keys and values of every layer."""
         gaps = F.pad(batch.timestamps[:, 1:] - batch.timestamps[:, :-1], (1, 0))
-        events = self._events(batch.items, gaps, items)
+        events = self.told_of_events(self._events(batch.items, gaps, items), batch)
         start = self.start.expand(len(events), 1, -1).to(events.dtype)
         hidden = self.dropout(torch.cat([start, events], dim=1))
         times = _with_start(batch.timestamps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,10 @@ from segue.decoding.trie import Trie
 from segue.protocols import HistoryBatch
 from segue.training.ops import Dropout
 
+if TYPE_CHECKING:
+    from segue.data.context import Vocabulary
+
+_UNSAID = 0.1  # of the requests' features in training
 TIME_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 years
 
 
@@ -30,6 +36,38 @@ def zero_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     for parameter in made.parameters():
         nn.init.zeros_(parameter)
     return made
+
+
+class ContextTables(nn.Module):
+    """What a context adds to an event that is read, and to the state that speaks: embeddings that start at zero.
+
+    Of an event only what will be known of one when the model serves (``Vocabulary.of_history``); of a request all. In
+    training a request is now and then left without a feature: one that does not say it must be answered, too.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, width: int) -> None:
+        super().__init__()
+        self.places = vocabulary.of_history
+        self.events = nn.ModuleList(zero_embedding(vocabulary.sizes[place], width) for place in self.places)
+        self.requests = nn.ModuleList(zero_embedding(size, width) for size in vocabulary.sizes)
+
+    def of_events(self, contexts: Tensor) -> Tensor | float:
+        """[B, T, d] of the codes [B, T, F]; 0 where nothing is known of events."""
+        parts = [table(contexts[..., place]) for place, table in zip(self.places, self.events, strict=True)]
+        return torch.stack(parts).sum(dim=0) if parts else 0.0
+
+    def of_requests(self, batch: HistoryBatch) -> Tensor:
+        """[B, T + 1, d] for the states before each event and after the last: the context of the event that comes next,
+        which at a history's end is the request's own."""
+        assert batch.contexts is not None
+        codes = F.pad(batch.contexts, (0, 0, 0, 1))
+        if batch.request is not None:
+            rows = torch.arange(len(codes), device=codes.device)
+            codes = codes.index_put((rows, batch.lengths), batch.request)
+        if self.training:
+            codes = codes * (torch.rand(codes.shape, device=codes.device) >= _UNSAID)
+        parts = [table(codes[..., place]) for place, table in enumerate(self.requests)]
+        return torch.stack(parts).sum(dim=0)
 
 
 class ContentProjection(nn.Module):
@@ -121,6 +159,14 @@ def join_histories(old: HistoryBatch, new: HistoryBatch, max_length: int) -> His
         taken = both.gather(1, shifted.clamp(max=width - 1))
         return torch.where(shifted < lengths.unsqueeze(1), taken, 0)
 
+    contexts = None
+    if old.contexts is not None and new.contexts is not None:
+        features = zip(old.contexts.unbind(dim=-1), new.contexts.unbind(dim=-1), strict=True)
+        contexts = torch.stack([merge(before, after) for before, after in features], dim=-1)
     return HistoryBatch(
-        items=merge(old.items, new.items), timestamps=merge(old.timestamps, new.timestamps), lengths=kept
+        items=merge(old.items, new.items),
+        timestamps=merge(old.timestamps, new.timestamps),
+        lengths=kept,
+        contexts=contexts,
+        request=old.request if new.request is None else new.request,
     )

@@ -20,7 +20,7 @@ from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
 from segue.generative.store import Folder, load_fusion, load_model
 from segue.paths import IndexArray, ListRules, RankedList, Request, Scores
-from segue.protocols import BoundItems, DenseHead, GenerativeRecommender, HistoryBatch
+from segue.protocols import BoundItems, DenseHead, GenerativeRecommender, HistoryBatch, ReadsContext
 from segue.ranking.rules import allowed_mask, checked_items
 from segue.ranking.select import select
 from segue.schema import PathName
@@ -85,6 +85,7 @@ class GenerativePath:
                 "and its heads fused or code"
             )
         self.model = model
+        self.vocabulary = model.vocabulary if isinstance(model, ReadsContext) else None
         self.dense_weight = {"fused": dense_weight, "code": 0.0, "dense": 1.0}[heads]
         self._fused_weight = dense_weight
         self.beam_width = beam_width
@@ -125,7 +126,7 @@ class GenerativePath:
         masks = np.stack(
             [allowed_mask(rules, request, len(self._active)) & self._active for request in requests]
         )
-        histories = HistoryBatch.from_requests(requests, self.max_length)
+        histories = HistoryBatch.from_requests(requests, self.max_length, self.vocabulary)
         found = self.candidates(
             histories, torch.from_numpy(masks), at_least=k, contexts=[request.context for request in requests]
         )
@@ -166,7 +167,7 @@ class GenerativePath:
         for row, one in enumerate(items):
             known = checked_items(one, len(self._active), "score")
             asked[row, : len(known)] = np.where(self._active[known], known, -1)
-        histories = HistoryBatch.from_requests(requests, self.max_length)
+        histories = HistoryBatch.from_requests(requests, self.max_length, self.vocabulary)
         context = self.model.encode(histories, [request.context for request in requests])
         placed = torch.from_numpy(asked).to(self.model.trie.items.device)
         dense = self._dense_log_probs(context)

@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from segue.artifacts import read_json, write_json
+from segue.data.context import Vocabulary
 from segue.errors import ArtifactError, BindingError, ConfigurationError
 from segue.generative.registry import model_factory
 from segue.generative.settings import GenerativeSettings
-from segue.protocols import BoundItems, TrainableRecommender
+from segue.protocols import BoundItems, ReadsContext, TrainableRecommender
 
 Folder = str | os.PathLike[str]
 
@@ -22,9 +23,11 @@ CONFIG = "config.json"
 FUSION = "fusion.json"
 
 
-def new_model(settings: GenerativeSettings, items: BoundItems) -> TrainableRecommender:
+def new_model(
+    settings: GenerativeSettings, items: BoundItems, vocabulary: Vocabulary | None = None
+) -> TrainableRecommender:
     """An untrained model on ``settings.device``, bound to ``items``; its weights depend on ``settings`` and the
-    shapes alone.
+    shapes alone. A model that reads no context leaves the ``vocabulary`` of declared features alone.
 
     Raises ConfigurationError where this machine has no such device."""
     import torch
@@ -40,6 +43,8 @@ def new_model(settings: GenerativeSettings, items: BoundItems) -> TrainableRecom
             level_sizes=items.level_sizes,
             content_dimensions=items.vectors.shape[1],
         )
+    if vocabulary is not None and isinstance(model, ReadsContext):
+        model.declare_context(vocabulary)
     model.to(settings.device)
     model.bind(items)
     return model
@@ -48,7 +53,7 @@ def new_model(settings: GenerativeSettings, items: BoundItems) -> TrainableRecom
 def save_model(
     folder: Path, model: TrainableRecommender, settings: GenerativeSettings, dense_weight: float
 ) -> None:
-    """Write the three files. Equal models give equal bytes."""
+    """Write the three files, and ``context.json`` of a model that reads context features. Equal models give equal bytes."""
     save_weights(folder, model)
     write_json(
         folder / CONFIG,
@@ -61,6 +66,8 @@ def save_model(
         },
     )
     write_json(folder / FUSION, {"dense_weight": dense_weight})
+    if isinstance(model, ReadsContext) and model.vocabulary is not None:
+        model.vocabulary.save(folder)
 
 
 def save_weights(folder: Path, model: TrainableRecommender) -> None:
@@ -110,6 +117,14 @@ def load_model(folder: Folder, items: BoundItems) -> TrainableRecommender:
     model = model_factory(settings.model)(
         settings, codebook_id=codebook_id, level_sizes=level_sizes, content_dimensions=content_dimensions
     )
+    vocabulary = Vocabulary.load(folder)
+    if vocabulary is not None:
+        if not isinstance(model, ReadsContext):
+            raise ArtifactError(
+                f"{folder} was trained with context features, and {type(model).__name__} of this version reads none: "
+                "train the model again, or serve it with the version that wrote it"
+            )
+        model.declare_context(vocabulary)
     load_weights(folder, model)
     try:
         model.bind(items)

@@ -21,7 +21,7 @@ from segue.generative.path import GenerativePath, fused
 from segue.generative.registry import unread_settings
 from segue.generative.settings import GenerativeSettings, TuningSettings
 from segue.generative.store import new_model
-from segue.protocols import BoundItems, DenseHead, HistoryBatch, TrainableRecommender
+from segue.protocols import BoundItems, DenseHead, HistoryBatch, ReadsContext, TrainableRecommender
 from segue.training.batches import sequence_batches, target_batches
 from segue.training.gradients import EventCount
 from segue.training.loop import FitResult, FitSettings, fit, saved_history
@@ -72,7 +72,9 @@ def train(
     epoch; None trains for exactly ``epochs``, along the learning-rate schedule of ``settings.epochs``."""
     if not len(sequences.items):
         raise DataError("there is no event to train on: splits left the regular users nothing")
-    model = new_model(settings, items)
+    model = new_model(settings, items, sequences.vocabulary)
+    if sequences.vocabulary is not None and not isinstance(model, ReadsContext):
+        progress(f"{settings.model} reads no context: the declared features are left alone")
     assert isinstance(model, nn.Module)
     seen = np.bincount(np.asarray(sequences.items), minlength=len(items.active)) > 0
     model.adopt(torch.from_numpy(seen) & items.active)

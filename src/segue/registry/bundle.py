@@ -5,6 +5,7 @@
     item_map/        semantic IDs and the items' aligned vectors        (kind "full" only)
     model/           the generative model's weights and configuration   (kind "full" only)
     incumbent/       the cascade
+    themes.parquet   what the prefixes of the semantic IDs are about    (kind "full"; bundles of old lack it)
 
 A bundle's identity is the hash of ``bundle.json`` without the identity itself. It holds no history: user
 histories live in the online store, so that a user can be erased; the bundle names the snapshot they come
@@ -26,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from segue.artifacts import MANIFEST, read_json, replace_folder, temporary_folder, write_text
 from segue.canonical import canonical_json, sha256_of, sha256_of_file
+from segue.data.context import Vocabulary
 from segue.errors import ArtifactError
 from segue.items import ITEMS_FILE, Items
 from segue.migration.recipe import recipe_id
@@ -35,6 +37,9 @@ from segue.settings import HOW_TRAINING_RUNS
 BUNDLE_FILE = "bundle.json"
 SCHEMA_VERSION = 1
 INCUMBENT, MODEL, ITEM_MAP = "incumbent", "model", "item_map"
+THEMES = (
+    "themes.parquet"  # columns prefix and words of the table that semantic_id_report writes under this name
+)
 LOADABLE = frozenset({".safetensors", ".parquet", ".json", ".faiss", ".onnx"})
 # Long or private to the training side: neither shown with an answer nor read by a path.
 _LEFT_OUT_COLUMNS = (Catalogue.TEXT, Catalogue.IMAGE)
@@ -110,7 +115,7 @@ def stated_recipe(
     """The recipe of an incumbent folder and, where there is one, a model folder.
 
     The folders of the offline evaluation (``incumbent``, ``generative_model``) and those of the refit give
-    the same recipe, because only their settings enter it.
+    the same recipe, because only their settings enter it. ``features``: default: those that the model reads.
     """
     generative: dict[str, Any] = {}
     codebook = ""
@@ -123,8 +128,14 @@ def stated_recipe(
         # Its settings, not its id: the refit has other weights, and is made by the same recipe.
         incumbent={"settings": _field(incumbent / "incumbent.json", "settings")},
         rules=rules,
-        features=features,
+        features=declared_features(model) if features is None and model is not None else features,
     )
+
+
+def declared_features(model: Path) -> dict[str, Any]:
+    """The context features that the model in a folder reads: their definitions, without the values seen so far."""
+    vocabulary = Vocabulary.load(model)
+    return {} if vocabulary is None else vocabulary.describe()
 
 
 def write_incumbent_bundle(
@@ -164,12 +175,16 @@ def write_bundle(
     serving: Mapping[str, Any],
     decoding: Mapping[str, Any],
     features: Mapping[str, Any] | None = None,
+    themes: Path | None = None,
 ) -> BundleManifest:
     """Write a whole bundle into ``output``: incumbent, item map and generative model.
 
+    ``themes``: the folder of ``semantic_id_report``, whose words explanations use; None: they do without.
     Raises ArtifactError where the model and the item map are bound to different codebooks, or the item map is
     not that of the items.
     """
+    if features is None:
+        features = declared_features(model)
     config = _mapping(model / "config.json")
     described = _mapping(item_map / "item_map.json")
     if config.get("codebook_id") != described.get("codebook_id"):
@@ -193,10 +208,11 @@ def write_bundle(
         incumbent=incumbent,
         model=model,
         item_map=item_map,
+        themes=themes,
         rules=rules,
         serving=serving,
         decoding=decoding,
-        features=features or {},
+        features=features,
         recipe=stated_recipe(
             incumbent=incumbent, model=model, rules=rules, decoding=decoding, features=features
         ),
@@ -301,6 +317,7 @@ def _write(
     recipe: str,
     model: Path | None = None,
     item_map: Path | None = None,
+    themes: Path | None = None,
 ) -> BundleManifest:
     output.mkdir(parents=True, exist_ok=True)
     items = Items.load(splits)
@@ -311,6 +328,10 @@ def _write(
         _copy(model, output / MODEL)
         _copy(item_map, output / ITEM_MAP)
         described = _mapping(item_map / "item_map.json")
+    if themes is not None:
+        if not (themes / THEMES).is_file():
+            raise ArtifactError(f"{themes / THEMES} is missing: run the step semantic_id_report again")
+        pl.read_parquet(themes / THEMES, columns=["prefix", "words"]).write_parquet(output / THEMES)
     files = {
         path.relative_to(output).as_posix(): sha256_of_file(path)
         for path in sorted(output.rglob("*"))

@@ -28,6 +28,8 @@ SLICES = {
     "long_tail": ("Long tail", "the next item is an unpopular one"),
     "short_history": ("Short histories", "little is known of the user"),
     "new_items": ("New items", "nobody has the next item in the training data"),
+    "no_history": ("No history", "the first event of users of whom nothing was trained on"),
+    "one_event": ("One event", "the second event of such users, after the first"),
 }
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from segue.errors import DataError
 from segue.schema import Interactions
-from segue.serving.requests import RecommendRequest, ServedPath
+from segue.serving.requests import ExplainAnswer, ExplainRequest, RecommendRequest, ServedPath
 from segue.serving.service import Service
 from segue.workspace import Workspace
 
@@ -75,14 +75,33 @@ def recommend_file(
     column or holds an empty id, or where the path is unknown.
     """
     names = read_users(users)
-    if path is not None and path not in get_args(ServedPath):
-        raise DataError(f"--path {path!r}: it is one of {', '.join(get_args(ServedPath))}")
+    _check_path(path)
     service = Service.following(workspace, dataset, poll_seconds=3600)
     try:
         count = recommend_to_parquet(service, names, out, k=k, path=path)  # type: ignore[arg-type]  # checked above
     finally:
         service.close()
     return f"{count} lists in {out}"
+
+
+def explain_to(
+    workspace: Workspace, dataset: str, user: str, item: str, *, path: str | None = None
+) -> ExplainAnswer:
+    """``segue explain``: why the item, for the user's stored history, as the server answers.
+
+    Raises DataError for an item that the catalogue lacks, or where the path is unknown.
+    """
+    _check_path(path)
+    service = Service.following(workspace, dataset, poll_seconds=3600)
+    try:
+        return service.explain(ExplainRequest(user_id=user, item_id=item, path=path))
+    finally:
+        service.close()
+
+
+def _check_path(path: str | None) -> None:
+    if path is not None and path not in get_args(ServedPath):
+        raise DataError(f"--path {path!r}: it is one of {', '.join(get_args(ServedPath))}")
 
 
 def read_users(path: Path) -> list[str]:

@@ -23,11 +23,13 @@ import numpy.typing as npt
 import polars as pl
 
 from segue.blending.compose import COMPOSED, compose
+from segue.data.context import Vocabulary
 from segue.errors import ArtifactError, DataError
+from segue.generative.explain import EVENTS, Explanation, Themes, explain, score_of, sentence
 from segue.items import Items, ItemVectors
 from segue.paths import ListRules, Path, RankedList, Request
 from segue.ranking.select import select
-from segue.registry.bundle import INCUMBENT, ITEM_MAP, MODEL, BundleManifest, read_bundle
+from segue.registry.bundle import INCUMBENT, ITEM_MAP, MODEL, THEMES, BundleManifest, read_bundle
 from segue.schema import Catalogue, PathName
 from segue.serving.breaker import Breaker
 from segue.serving.guarded_path import GuardedPath, PathFailure, UnreadablePath
@@ -60,6 +62,22 @@ class Served:
     path: PathName
     fallback: str | None
     unknown_items: tuple[str, ...]
+    warnings: tuple[str, ...] = ()  # what of the request was not heeded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """Why an item, in indices of this engine's items, and in words."""
+
+    explanation: Explanation
+    sentence: str
+    history: npt.NDArray[
+        np.int64
+    ]  # those of its items that the catalogue knows: influences name their places
+    path: PathName
+    fallback: str | None
+    unknown_items: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class Engine:
@@ -70,6 +88,8 @@ class Engine:
         items: its item table.
         paths: its paths by name; popularity is added where it is missing, and what can be made of them.
         vectors: the items' aligned vectors, for similar items; None: the cascade answers.
+        themes: semantic IDs and what their prefixes are about, for explanations; None: they do without.
+        vocabulary: of the context features that its model reads; None: it reads none.
         budget_ms: what one request may take on one path; a batch of B may take B times that. A path that is made of
             two asks each within its own.
         default_k: the length of a list where a request names none.
@@ -82,6 +102,8 @@ class Engine:
         paths: Mapping[PathName, Path],
         *,
         vectors: ItemVectors | None = None,
+        themes: Themes | None = None,
+        vocabulary: Vocabulary | None = None,
         budget_ms: float = 500.0,
         default_k: int = 10,
         breakers: Mapping[PathName, Breaker] | None = None,
@@ -93,6 +115,8 @@ class Engine:
         self.failures: Counter[tuple[PathName, str]] = Counter()  # (path, reason) -> requests
         self._counting = threading.Lock()
         self._vectors = vectors
+        self._themes = themes
+        self._vocabulary = vocabulary or Vocabulary({}, {})
         self._budget = budget_ms / 1000
         self._breakers = {name: Breaker() for name in self.available} | dict(breakers or {})
         self._filter_seen = bool(manifest.rules.get("filter_seen", True))
@@ -107,7 +131,7 @@ class Engine:
         from segue.cascade import load_cascade
 
         paths: dict[PathName, Path] = {PathName.CASCADE: load_cascade(folder / INCUMBENT, items)}
-        vectors = None
+        vectors, themes = None, None
         if manifest.kind == "full":
             from segue.generative.path import load_path
             from segue.tokenizers.item_map import bound_items
@@ -120,11 +144,14 @@ class Engine:
                 logger.error("%s", error)
                 paths[PathName.GENERATIVE] = UnreadablePath(PathName.GENERATIVE, str(error))
             vectors = ItemVectors.load(folder / ITEM_MAP)
+            themes = Themes(bound.codes.numpy(), _theme_words(folder))
         engine = cls(
             manifest,
             items,
             paths,
             vectors=vectors,
+            themes=themes,
+            vocabulary=Vocabulary.load(folder / MODEL),
             budget_ms=float(manifest.serving.get("path_budget_ms", 500.0)),
             default_k=int(manifest.serving.get("default_k", 10)),
         )
@@ -197,8 +224,14 @@ class Engine:
             unknown.append(tuple(missing))
         lists, made_by, reason = self._make(requests, length, rules, path, blend)
         return [
-            Served(items=self._named(ranked), path=made_by, fallback=reason, unknown_items=missing)
-            for ranked, missing in zip(lists, unknown, strict=True)
+            Served(
+                items=self._named(ranked),
+                path=made_by,
+                fallback=reason,
+                unknown_items=missing,
+                warnings=tuple(self._vocabulary.complaints(request.context)),
+            )
+            for ranked, missing, request in zip(lists, unknown, requests, strict=True)
         ]
 
     def similar(self, item_id: str, *, k: int | None = None, filters: Filters | None = None) -> Served:
@@ -220,6 +253,54 @@ class Engine:
         rules = ListRules(filter_seen=True, allowed=rules.allowed)
         ranked = select(candidates, scores, "vectors", rules, min(k or self.default_k, len(self.items)), own)
         return Served(items=self._named(ranked), path=PathName.GENERATIVE, fallback=None, unknown_items=())
+
+    def explain(self, history: History, item_id: str, *, path: PathName) -> Explained:
+        """Why ``path`` would show the item, or the first path after it that can say so.
+
+        A path that is made of the cascade and the generative one is explained by the latter, a further recall route by
+        the cascade, which ranks it. Raises DataError for an item that the catalogue lacks.
+        """
+        index = self.items.index_of.get(item_id)
+        if index is None:
+            raise DataError(f"the catalogue of bundle {self.bundle_id[:12]} has no item {item_id!r}")
+        request, unknown = self._request(history)
+        reasons: list[str] = []
+        first = PathName.CASCADE if path is PathName.RECALL_ROUTE else PathName.GENERATIVE
+        for name in ORDER[ORDER.index(path if path in ORDER else first) :]:
+            try:
+                found = self._explanation(name, request, index)
+            except PathFailure as failure:
+                reasons.append(f"{name.value}: {failure}")
+                continue
+            return Explained(
+                explanation=found,
+                sentence=sentence(found, request, self._labels, self.items.train_counts),
+                history=request.history,
+                path=name,
+                fallback="; ".join(reasons) or None,
+                unknown_items=tuple(unknown),
+                warnings=tuple(self._vocabulary.complaints(request.context)),
+            )
+        raise RuntimeError(f"no path of bundle {self.bundle_id[:12]} could explain: {'; '.join(reasons)}")
+
+    def _explanation(self, name: PathName, request: Request, index: int) -> Explanation:
+        if name is PathName.POPULARITY:
+            return explain(None, request, index, self._themes)
+        guarded = self._path(name, None)
+        score = score_of(self.paths[name])
+        if score is None:
+            raise PathFailure(name, "cannot score an item")
+
+        def made(_: Path) -> Explanation | None:
+            try:
+                return explain(score, request, index, self._themes)
+            except DataError:  # not the path's fault: an item that it cannot say
+                return None
+
+        found = guarded.ask(made, min(len(request.history), EVENTS) + 2)
+        if found is None:
+            raise PathFailure(name, "has no score for this item")
+        return found
 
     def rules(self, filters: Filters) -> ListRules:
         """The bundle's rules with a request's filters. Raises DataError for a category that no item has."""
@@ -266,10 +347,15 @@ class Engine:
         return unit
 
     @cached_property
-    def _titles(self) -> list[str | None]:
+    def titles(self) -> list[str | None]:
         if Catalogue.TITLE not in self.items.table.columns:
             return [None] * len(self.items)
         return self.items.table[Catalogue.TITLE].to_list()
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        """What an item is called in a sentence."""
+        return [title or item for title, item in zip(self.titles, self.items.ids, strict=True)]
 
     def _request(self, history: History) -> tuple[Request, list[str]]:
         ids = list(history.item_ids)
@@ -293,7 +379,7 @@ class Engine:
     def _named(self, ranked: RankedList) -> tuple[RecommendedItem, ...]:
         return tuple(
             RecommendedItem(
-                item_id=self.items.ids[index], title=self._titles[index], score=float(score), source=source
+                item_id=self.items.ids[index], title=self.titles[index], score=float(score), source=source
             )
             for index, score, source in zip(ranked.items, ranked.scores, ranked.sources, strict=True)
         )
@@ -348,3 +434,14 @@ class Engine:
             pool=pool,
             budget=None if last_resort else self._budget,
         )
+
+
+def _theme_words(folder: FilePath) -> dict[tuple[int, ...], tuple[str, ...]]:
+    """By prefix; empty for a bundle of a version that packed no themes."""
+    if not (folder / THEMES).is_file():
+        return {}
+    table = pl.read_parquet(folder / THEMES)
+    return {
+        tuple(prefix): tuple(words)
+        for prefix, words in zip(table["prefix"].to_list(), table["words"].to_list(), strict=True)
+    }

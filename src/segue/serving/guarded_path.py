@@ -122,6 +122,10 @@ class GuardedPath:
             len(requests),
         )
 
+    def ask(self, work: Callable[[Path], R], count: int) -> R:
+        """What ``work`` makes of the path, which takes as long as ``count`` requests may. Raises PathFailure."""
+        return self._guarded(lambda: work(self._path), lambda made: None, count)  # noqa: ARG005  # nothing to check
+
     def _guarded(self, work: Callable[[], R], check: Callable[[R], None], count: int) -> R:
         breaker = self._breaker
         if breaker is not None and not breaker.allows():

@@ -71,6 +71,13 @@ class SimilarRequest(_Wire):
     filters: Filters = Filters()
 
 
+class ExplainRequest(Who):
+    """Why this item, for this history and context? ``path``: omitted, the one that serves them."""
+
+    item_id: ItemId
+    path: ServedPath | None = None
+
+
 class Event(_Wire):
     """Something that a user did. ``event_id`` makes posting it again harmless."""
 
@@ -140,6 +147,46 @@ class SimilarAnswer(_Wire):
     bundle: str
     deployment: int | None
     latency_ms: float
+
+
+class ExplainedEvent(_Wire):
+    """An event of the history. ``importance``: by how much the item's score falls without it."""
+
+    item_id: str
+    title: str | None
+    place: int  # in the history as the catalogue knows it, from 0, oldest first
+    importance: float  # above 0: it speaks for the item
+
+
+class ExplainedTheme(_Wire):
+    """What the item shares with events of the history: the longest common prefix of their semantic IDs."""
+
+    prefix: list[int]
+    words: list[
+        str
+    ]  # heaviest first; empty where the items have no texts, or the bundle is older than themes
+    shared_with: list[str]  # item ids of those events, newest first
+
+
+class ExplainAnswer(_Wire):
+    """Why an item, in a sentence and as data."""
+
+    item_id: str
+    title: str | None
+    sentence: str
+    basis: Literal["history", "context", "popularity"]  # what the sentence speaks of
+    score: float | None  # the path's own, of this item; null: it has none
+    events: list[ExplainedEvent]  # the newest 20 at most; most important first, of equals the newest
+    context_importance: float | None  # the same for the request's context as a whole; null: it had none
+    theme: ExplainedTheme | None
+    path: ServedPath  # the path whose score was explained
+    bundle: str
+    deployment: int | None
+    arm: str | None
+    fallback: str | None  # why another path than the one asked for explains
+    unknown_items: list[str]
+    latency_ms: float
+    warnings: list[str] = Field(default_factory=list)
 
 
 class EventsAnswer(_Wire):

@@ -14,13 +14,17 @@ from segue.errors import ConfigurationError, StateError
 from segue.migration.deployment import CURRENT_FILE, Arm
 from segue.registry.bundle import BUNDLE_FILE, read_bundle
 from segue.schema import PathName
-from segue.serving.engine import Engine, History, Served
+from segue.serving.engine import Engine, Explained, History, Served
 from segue.serving.following import Follower, Serving, baked
 from segue.serving.guarded_store import GuardedStore
 from segue.serving.requests import (
     Answer,
     Event,
     EventsAnswer,
+    ExplainAnswer,
+    ExplainedEvent,
+    ExplainedTheme,
+    ExplainRequest,
     Feedback,
     FeedbackAnswer,
     Filters,
@@ -231,6 +235,16 @@ class Service:
             latency_ms=_milliseconds(started),
         )
 
+    def explain(self, request: ExplainRequest) -> ExplainAnswer:
+        """Why an item: never an exposure. Raises DataError for an item that the catalogue lacks."""
+        started = time.perf_counter()
+        serving = self._serving()
+        # Routed like the list that showed the item, so that the same path explains it.
+        routed = self._route(serving, RecommendRequest(**request.model_dump(exclude={"item_id"})))
+        history, warning = self._history(request)
+        found = routed.engine.explain(history, request.item_id, path=routed.path)
+        return _explained(serving, routed, found, warning, started)
+
     def post(self, events: Sequence[Event]) -> EventsAnswer:
         """Keep what users did. Raises StateError where there is no store, UnavailableError while it is away."""
         store = self._required_store()
@@ -406,7 +420,48 @@ def _answer(
         fallback=served.fallback,
         unknown_items=list(served.unknown_items),
         latency_ms=_milliseconds(started),
-        warnings=[] if warning is None else [warning],
+        warnings=[*([] if warning is None else [warning]), *served.warnings],
+    )
+
+
+def _explained(
+    serving: Serving, routed: _Routed, found: Explained, warning: str | None, started: float
+) -> ExplainAnswer:
+    explanation, items = found.explanation, routed.engine.items
+    titles = routed.engine.titles
+    theme = explanation.theme
+    return ExplainAnswer(
+        item_id=items.ids[explanation.item],
+        title=titles[explanation.item],
+        sentence=found.sentence,
+        basis=explanation.basis,
+        score=explanation.score,
+        events=[
+            ExplainedEvent(
+                item_id=items.ids[item],
+                title=titles[item],
+                place=influence.place,
+                importance=influence.importance,
+            )
+            for influence in explanation.influences
+            for item in [int(found.history[influence.place])]
+        ],
+        context_importance=explanation.context_importance,
+        theme=None
+        if theme is None
+        else ExplainedTheme(
+            prefix=list(theme.prefix),
+            words=list(theme.words),
+            shared_with=list(dict.fromkeys(items.ids[found.history[place]] for place in theme.places)),
+        ),
+        path=found.path.value,
+        bundle=routed.engine.bundle_id,
+        deployment=serving.revision,
+        arm=None if routed.arm is None else routed.arm.name,
+        fallback=found.fallback,
+        unknown_items=list(found.unknown_items),
+        latency_ms=_milliseconds(started),
+        warnings=[*([] if warning is None else [warning]), *found.warnings],
     )
 
 

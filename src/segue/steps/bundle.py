@@ -19,6 +19,7 @@ def run(context: StepContext) -> None:
         rules=context.params.rules.model_dump(mode="json"),
         serving=bundled(context.params.serving),
         decoding=context.params.decoding.model_dump(mode="json"),
+        themes=context.inputs["semantic_id_report"],
     )
     context.metrics["bundle"] = manifest.bundle_id
     context.metrics["recipe"] = manifest.recipe

@@ -85,7 +85,7 @@ def _model(
         and GenerativeSettings.stored(tuning["trial_settings"]) == settings
     ):
         context.progress("the tuning's best trial was this very training: its weights are taken over")
-        model = new_model(settings, items)
+        model = new_model(settings, items, regular.vocabulary)
         load_weights(folder, model)
         return model, {"best_epoch": int(tuning["best_epoch"]), "from_trial": True}
     run = open_run(context)

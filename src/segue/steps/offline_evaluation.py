@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,20 @@ from segue.cascade import load_paths
 from segue.data.sequences import Sequences
 from segue.evaluation.assessment import Catalogue, assess, rounded, to_evidence, user_metrics
 from segue.evaluation.blend import ByProposer, best_share, blend_by_share
-from segue.evaluation.protocol import audience, build_cases, evaluate_path, head_agreement, slices
-from segue.evaluation.results import choose_examples, write_results
+from segue.evaluation.protocol import (
+    add_beginnings,
+    audience,
+    build_cases,
+    evaluate_path,
+    head_agreement,
+    slices,
+)
+from segue.evaluation.results import choose_examples, titles_of, write_results
+from segue.generative.explain import explain, score_of, sentence
 from segue.generative.path import load_path
 from segue.items import Items, ItemVectors
 from segue.params import Params
-from segue.paths import CandidateRanker, ItemScorer, ListRules
+from segue.paths import CandidateRanker, ItemScorer, ListRules, Request
 from segue.paths import Path as RecommendationPath
 from segue.protocols import BoundItems
 from segue.registry.bundle import stated_recipe
@@ -32,6 +40,7 @@ from segue.tokenizers.item_map import bound_items
 from segue.training.provenance import trained_on
 
 GENERATIVE, REPLACED = "generative", "replaced"
+SHOWN = ("cascade", GENERATIVE)  # the lists of the examples
 AGREEMENT_USERS = 64  # asked twice, to see that a short list is the head of the long one
 
 
@@ -60,6 +69,7 @@ def run(context: StepContext) -> None:
     rules = ListRules(filter_seen=params.rules.filter_seen, allowed=None if active.all() else active)
 
     cases = build_cases({UserGroup.REGULAR: regular, UserGroup.NEW: new}, Part.TEST.value)
+    cases = add_beginnings(cases, new, by_time=split["protocol"] == "global_time")
     context.record["test_reads"] = 1
     earlier = read_record(context.workspace, context.dataset, context.step.name).get("test_reads_in_all", 0)
     context.record["test_reads_in_all"] = int(earlier) + 1
@@ -128,10 +138,11 @@ def run(context: StepContext) -> None:
             members["all"],
             answers,
             items,
-            shown=("cascade", GENERATIVE),
+            shown=SHOWN,
             users=settings.examples,
             k=settings.headline_cutoff,
             seed=settings.seed,
+            why={name: _why(paths[name], items) for name in SHOWN if score_of(paths[name]) is not None},
         ),
         protocol=_protocol(
             context, split, items, assessment.users, agreement, recipe, blend, retired=int((~active).sum())
@@ -158,6 +169,15 @@ def contenders(
         paths["generative_code"] = generative.variant("code")
         paths["generative_dense"] = generative.variant("dense")
     return paths
+
+
+def _why(path: RecommendationPath, items: Items) -> Callable[[Request, int], str]:
+    """A sentence on why an item is in a request's list, from the events of the history alone."""
+    score = score_of(path)
+    titles = titles_of(items)
+    return lambda request, item: sentence(
+        explain(score, request, item, None), request, titles, items.train_counts
+    )
 
 
 def _add_composed(

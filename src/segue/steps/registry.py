@@ -20,6 +20,7 @@ LIST_MAKING = (
     "ranking",
     "tokenizers.item_map",
     "data.sequences",
+    "data.context",
     "items",
 )
 EVIDENCE_STEPS = ("offline_evaluation", "refit_check", "serving_check")  # what the decisions read
@@ -63,6 +64,7 @@ STEPS: tuple[Step, ...] = (
             "data.readers",
             "data.fetch",
             "data.append",
+            "data.context",
             "data.erasure",
             "data.images",
             "schema",
@@ -99,7 +101,8 @@ STEPS: tuple[Step, ...] = (
         group="data",
         description="Jagged, memory-mapped event sequences of every group of users.",
         inputs=("splits",),
-        code=("data.sequences", "schema"),
+        params=("data",),
+        code=("data.sequences", "data.context", "schema"),
     ),
     Step(
         name="text_embeddings",
@@ -204,7 +207,7 @@ STEPS: tuple[Step, ...] = (
         description="The first bundle: the incumbent alone.",
         inputs=("splits", "incumbent_refit"),
         params=("rules", "serving"),
-        code=("registry.bundle", "migration.recipe", "items", "serving.settings"),
+        code=("registry.bundle", "migration.recipe", "data.context", "items", "serving.settings"),
     ),
     Step(
         name="bootstrap",
@@ -222,7 +225,15 @@ STEPS: tuple[Step, ...] = (
         description="An Optuna study with pruning chooses the generative model's settings on validation.",
         inputs=("splits", "sequences", "item_map"),
         params=("generative", "tuning", "decoding"),
-        code=("generative", "training", "decoding", "data.sequences", "tokenizers.item_map", "schema"),
+        code=(
+            "generative",
+            "training",
+            "decoding",
+            "data.sequences",
+            "data.context",
+            "tokenizers.item_map",
+            "schema",
+        ),
         keeps=("tuning",),
     ),
     Step(
@@ -286,9 +297,9 @@ STEPS: tuple[Step, ...] = (
         name="bundle",
         group="serving",
         description="Everything that serving needs, in one immutable folder.",
-        inputs=("splits", "sequences", "item_map", "incumbent_refit", "refit"),
+        inputs=("splits", "sequences", "item_map", "semantic_id_report", "incumbent_refit", "refit"),
         params=("rules", "serving", "decoding"),
-        code=("registry.bundle", "migration.recipe", "items", "serving.settings"),
+        code=("registry.bundle", "migration.recipe", "data.context", "items", "serving.settings"),
     ),
     Step(
         name="refit_check",

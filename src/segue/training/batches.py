@@ -91,6 +91,9 @@ def target_batches(
         batch = replace(
             histories(sequences, users[rows], ends, max_length=max_length),
             users=torch.from_numpy(sequences.user_keys[users[rows]]),
+            request=None
+            if sequences.contexts is None
+            else torch.from_numpy(np.asarray(sequences.contexts[ends]).astype(np.int64)),
         )
         yield batch, np.asarray(sequences.items[ends], dtype=np.int64), rows
 
@@ -111,4 +114,7 @@ def _padded(sequences: Sequences, starts: np.ndarray, ends: np.ndarray, width: i
         items=torch.from_numpy(np.where(inside, sequences.items[flat], 0).astype(np.int64)),
         timestamps=torch.from_numpy(np.where(inside, sequences.timestamps[flat], 0).astype(np.int64)),
         lengths=torch.from_numpy(lengths.astype(np.int64)),
+        contexts=None
+        if sequences.contexts is None
+        else torch.from_numpy(np.where(inside[..., None], sequences.contexts[flat], 0).astype(np.int64)),
     )

@@ -121,9 +121,4 @@ class _Loss(nn.Module):
 
 def _rows(batch: HistoryBatch, rows: slice) -> HistoryBatch:
     """As wide as the batch: few different shapes, see :mod:`segue.training.batches`."""
-    return HistoryBatch(
-        items=batch.items[rows],
-        timestamps=batch.timestamps[rows],
-        lengths=batch.lengths[rows],
-        users=None if batch.users is None else batch.users[rows],
-    )
+    return batch.map(lambda value: value[rows])

@@ -87,13 +87,15 @@ def unpadded(sample: list[HistoryBatch]) -> HistoryBatch:
         for batch in sample:
             inside = torch.arange(batch.items.shape[1]) < batch.lengths.unsqueeze(1)
             values.append(getattr(batch, name)[inside])
-        return torch.cat(values)[: rows * length].view(rows, length)
+        flat = torch.cat(values)[: rows * length]
+        return flat.view(rows, length, *flat.shape[1:])
 
     return HistoryBatch(
         items=cut("items"),
         timestamps=cut("timestamps").sort(dim=1).values,
         lengths=torch.full((rows,), length),
         users=None if users is None else users.repeat(rows)[:rows],
+        contexts=None if sample[0].contexts is None else cut("contexts"),
     )
 
 
