@@ -486,7 +486,10 @@ class _Block(nn.Module):
 
 
 class _CodeHead(nn.Module):
-    """State and codes so far to a query of length 1 for the next level's nodes."""
+    """State and codes so far to a query of length 1 for the next level's nodes.
+
+    It begins as the state itself, by which the tower's item vectors are read, and learns what the level and the codes
+    so far change about it: a query of its own making would have to learn that geometry first."""
 
     def __init__(self, width: int, levels: int, dropout: float) -> None:
         super().__init__()
@@ -495,11 +498,11 @@ class _CodeHead(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width)
         )
-        self.out = nn.Linear(width, width)
+        for parameter in self.mlp[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, state: Tensor, prefix: Tensor | None, depth: int) -> Tensor:
         mixed = state + self.levels.weight[depth]
         if prefix is not None:
             mixed = mixed + prefix
-        mixed = mixed + self.mlp(self.norm(mixed))
-        return F.normalize(self.out(mixed).float(), dim=-1)
+        return F.normalize((state + self.mlp(self.norm(mixed))).float(), dim=-1)
