@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,6 @@ from segue.errors import ArtifactError, DataError
 from segue.schema import Interactions
 
 FILE = "context.json"
-SCENARIO = "scenario"  # routes a request whether or not a model reads it
 GAP_BUCKETS = 32  # of log2(1 + seconds), as the models bucket the time between events
 _SPAN = {"hour": 24, "weekday": 7, "gap": GAP_BUCKETS}
 _DAY, _HOUR = 86_400, 3_600
@@ -144,12 +143,12 @@ class Vocabulary:
                     said[name] = str(code - 1)
         return said
 
-    def complaints(self, context: Mapping[str, str]) -> list[str]:
-        """What of a request's context is not heeded, and why."""
+    def complaints(self, context: Mapping[str, str], *, spared: Collection[str] = ()) -> list[str]:
+        """What of a request's context is not heeded, and why; ``spared``: keys that serve others than a model."""
         found = []
         for name, value in sorted(context.items()):
             if name not in self.features:
-                if name != SCENARIO:
+                if name not in spared:
                     found.append(f"context {name!r} is no declared feature of this bundle: it was ignored")
             elif not self._code(name, value):
                 found.append(

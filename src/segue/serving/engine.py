@@ -27,6 +27,7 @@ from segue.data.context import Vocabulary
 from segue.errors import ArtifactError, DataError
 from segue.generative.explain import EVENTS, Explanation, Themes, explain, score_of, sentence
 from segue.items import Items, ItemVectors
+from segue.migration.deployment import SCENARIO
 from segue.paths import ListRules, Path, RankedList, Request
 from segue.ranking.select import select
 from segue.registry.bundle import INCUMBENT, ITEM_MAP, MODEL, THEMES, BundleManifest, read_bundle
@@ -229,7 +230,7 @@ class Engine:
                 path=made_by,
                 fallback=reason,
                 unknown_items=missing,
-                warnings=tuple(self._vocabulary.complaints(request.context)),
+                warnings=self._warnings(request),
             )
             for ranked, missing, request in zip(lists, unknown, requests, strict=True)
         ]
@@ -279,9 +280,13 @@ class Engine:
                 path=name,
                 fallback="; ".join(reasons) or None,
                 unknown_items=tuple(unknown),
-                warnings=tuple(self._vocabulary.complaints(request.context)),
+                warnings=self._warnings(request),
             )
         raise RuntimeError(f"no path of bundle {self.bundle_id[:12]} could explain: {'; '.join(reasons)}")
+
+    def _warnings(self, request: Request) -> tuple[str, ...]:
+        # The scenario routes a request, whether or not a model reads it.
+        return tuple(self._vocabulary.complaints(request.context, spared=(SCENARIO,)))
 
     def _explanation(self, name: PathName, request: Request, index: int) -> Explanation:
         if name is PathName.POPULARITY:
