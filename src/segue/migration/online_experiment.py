@@ -12,7 +12,7 @@ from typing import Final
 
 from segue.migration.decide import Target
 from segue.migration.deployment import CANARY, BundleFacts, Deployment
-from segue.migration.state_machine import State
+from segue.migration.state import State
 from segue.schema import PathName, Stage
 
 # What the evidence of a stage is gathered for. At the last stage its own policy goes on guarding it.

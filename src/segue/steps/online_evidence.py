@@ -15,7 +15,7 @@ from segue.migration.online import About, Measured, online_evidence
 from segue.migration.online_catalogue import catalogue_facts
 from segue.migration.online_experiment import Experiment, running_experiment
 from segue.migration.online_users import OnlineUsers
-from segue.migration.state_machine import State
+from segue.migration.state import State
 from segue.registry.bundle import read_bundle
 from segue.serving.store import open_store, store_exists
 from segue.steps.runner import StepContext, code_version
@@ -63,7 +63,7 @@ def _running(context: StepContext) -> Experiment | None:
     ledger = Ledger.open(context.workspace, context.dataset)
     try:
         ledger.verify()
-        return running_experiment(State.of(ledger.rows()))
+        return running_experiment(State.of(context.dataset, ledger.rows()))
     finally:
         ledger.close()
 
