@@ -255,7 +255,7 @@ def sample_ratio(experiment: Experiment, users: OnlineUsers, confidence: float) 
     return sample_ratio_deviation(counts, shares / shares.sum(), confidence=confidence)
 
 
-def duration_days(users: OnlineUsers) -> ConfidenceSequence | None:
+def duration_days(users: OnlineUsers, _confidence: float = 1.0) -> ConfidenceSequence | None:
     """From the first to the newest list: read off, not estimated."""
     if users.first_exposed_at is None or users.last_exposed_at is None:
         return None
@@ -263,7 +263,7 @@ def duration_days(users: OnlineUsers) -> ConfidenceSequence | None:
     return _exact(days, sum(users.assigned.values()), "days between the first and the newest list")
 
 
-def feedback_coverage(users: OnlineUsers) -> ConfidenceSequence | None:
+def feedback_coverage(users: OnlineUsers, _confidence: float = 1.0) -> ConfidenceSequence | None:
     if not users.feedback_rows:
         return None
     share = users.attributed / users.feedback_rows

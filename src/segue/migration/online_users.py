@@ -19,7 +19,6 @@ USER_WINDOWS: Final[dict[str, Any]] = {
     "arm": pl.String,
     "deployment": pl.Int64,  # of the first list
     "first_exposed_at": pl.Float64,
-    "last_exposed_at": pl.Float64,  # in the experiment, also after the window
     "closes_at": pl.Float64,
     "exposures": pl.Int64,  # lists shown
     "impressions": pl.Int64,  # items shown

@@ -92,7 +92,7 @@ def plainly(
     past = [row for row in own if row["shown_at"] < BEGAN]
     return {
         "user_hash": user, "arm": first["arm"], "deployment": first["deployment"],
-        "first_exposed_at": first["shown_at"], "last_exposed_at": lists[-1]["shown_at"], "closes_at": closes,
+        "first_exposed_at": first["shown_at"], "closes_at": closes,
         "exposures": len(counted), "impressions": sum(len(row["item_ids"]) for row in counted),
         "fallbacks": sum(row["fallback"] is not None for row in counted),
         "empty": sum(not row["item_ids"] for row in counted),

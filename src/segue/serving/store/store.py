@@ -31,7 +31,7 @@ from segue.serving.store import attribution, tables
 from segue.serving.store.connection import Database
 from segue.serving.store.records import Exposure, Posted, Retention, StoredHistory
 from segue.serving.store.schema import open_schema
-from segue.serving.store.windows import feedback_windows, serving_windows
+from segue.serving.store.windows import feedback_windows, newest_list, serving_windows
 from segue.workspace import Workspace
 
 STORE_URL: Final = "SEGUE_STORE"
@@ -306,18 +306,19 @@ class Store:
         what is new (:class:`segue.serving.watching.StoreReader`).
         """
         moment = time.time() - SETTLE_SECONDS if now is None else now
-        feedback, serving, coverage = [], [], attribution.Coverage()
+        feedback, serving, newest, coverage = [], [], [], attribution.Coverage()
         for exposures, attributed in self._attributed(attribution.WINDOW_SECONDS):
             coverage += attribution.coverage_of(exposures, attributed)
             feedback.append(feedback_windows(exposures, attributed, experiment, settings))
             serving.append(serving_windows(exposures, attributed, experiment, settings))
+            newest.append(newest_list(exposures, experiment))
         everybody = pl.concat(feedback).filter(pl.col("first_exposed_at") <= moment)
         return OnlineUsers(
             feedback=closed(everybody, moment),
             serving=closed(pl.concat(serving), moment),
             assigned=dict(everybody.group_by("arm").len().sort("arm").iter_rows()),
             first_exposed_at=_seconds(everybody["first_exposed_at"].min()),
-            last_exposed_at=_seconds(everybody["last_exposed_at"].max()),
+            last_exposed_at=max((when for when in newest if when is not None), default=None),
             feedback_rows=coverage.feedback,
             attributed=coverage.stated + coverage.inferred,
         )

@@ -46,7 +46,6 @@ def user_windows(
         pl.col("exposure_id").first().alias("first_id"),
         pl.col("item_ids").first().alias("first_items"),
         pl.col("shown_at").first().alias("first_exposed_at"),
-        pl.col("shown_at").last().alias("last_exposed_at"),
     )
     first = first.with_columns(closes_at=pl.col("first_exposed_at") + seconds + late_seconds)
     counted = lists.join(
@@ -109,6 +108,12 @@ def serving_windows(
         began_at=experiment.began_at,
         seconds=settings.serving_window_seconds,
     )
+
+
+def newest_list(exposures: pl.DataFrame, experiment: Experiment) -> float | None:
+    """When the newest list was shown that counts for ``experiment``; None where there is none."""
+    newest = _served(exposures, experiment.served)["shown_at"].max()
+    return float(newest) if isinstance(newest, int | float) else None
 
 
 def _served(exposures: pl.DataFrame, served: Collection[tuple[int, str, str]]) -> pl.DataFrame:
