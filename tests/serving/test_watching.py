@@ -265,8 +265,8 @@ def piloting(workspace_root: Path, full: Path, incumbent_only: Path) -> Workspac
     """A workspace in whose pilot half of the users get the generative path, and every user counts at once."""
     text = (workspace_root / "params.yaml").read_text()
     text = text.replace("pilot_share: 0.05 ", "pilot_share: 0.5 ").replace(
-        "online: {window_seconds: 86400.0, late_seconds: 3600.0, serving_window_seconds: 600.0}",
-        "online: {window_seconds: 0.0, late_seconds: 0.0, serving_window_seconds: 0.0}",
+        "online: {window_seconds: 86400.0, late_seconds: 3600.0, serving_window_seconds: 600.0,",
+        "online: {window_seconds: 0.0, late_seconds: 0.0, serving_window_seconds: 0.0,",
     )
     (workspace_root / "params.yaml").write_text(text)
     workspace = Workspace(workspace_root)

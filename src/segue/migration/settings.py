@@ -54,11 +54,16 @@ class OnlineSettings(Settings):
     ``window_seconds``: what they are shown and do from their first list on; ``late_seconds`` after that for
     feedback to arrive. What needs no feedback (fallbacks, latency, what the lists hold) has its own, shorter
     ``serving_window_seconds``, so that a guardrail need not wait a day. 0: the first list alone.
+
+    The click-through rate of what serves is held, one ``performance_period_days`` after the other, against that of the
+    first; a loss that surely exceeds ``performance_tolerance`` (a share of it) asks for a retrain.
     """
 
     window_seconds: float = Field(86_400.0, ge=0, allow_inf_nan=False)
     late_seconds: float = Field(3_600.0, ge=0, allow_inf_nan=False)
     serving_window_seconds: float = Field(600.0, ge=0, allow_inf_nan=False)
+    performance_period_days: float = Field(7.0, gt=0, allow_inf_nan=False)
+    performance_tolerance: float = Field(0.05, ge=0, lt=1)
 
 
 class MigrationSettings(Settings):
