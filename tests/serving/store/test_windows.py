@@ -8,6 +8,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segue.blending.sources import team_of
 from segue.migration.online_users import USER_WINDOWS
 from segue.serving.store.attribution import EXPOSURES, FEEDBACK, attribute, user_sums
 from segue.serving.store.windows import user_windows
@@ -87,7 +88,7 @@ def plainly(
         row = by_id[exposure]
         if row["path"] != "interleaved" or row["sources"] is None:
             return False
-        return bool(row["sources"][row["item_ids"].index(item)].startswith(f"{name}@"))
+        return team_of(row["sources"][row["item_ids"].index(item)]) == name
 
     past = [row for row in own if row["shown_at"] < BEGAN]
     return {
