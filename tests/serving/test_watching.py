@@ -301,7 +301,7 @@ def test_a_server_alone_is_guarded(
         engine = service._serving().engines[full_id]
         broken = FakePath(PathName.GENERATIVE, len(engine.items))
         broken.error = RuntimeError("the model is gone")
-        engine.paths[PathName.GENERATIVE] = broken
+        engine._guarded[PathName.GENERATIVE] = engine._guard(broken, engine._pool)
         began = time.time()
         for number in range(120):
             answer = service.recommend(RecommendRequest(user_id=f"visitor {number}", k=5))

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from segue.migration.decide import Target
-from segue.migration.deployment import CANARY, BundleFacts, Deployment
+from segue.migration.deployment import CANARY, HOLDBACK, BundleFacts, Deployment
 from segue.migration.state import State
 from segue.schema import PathName, Stage
 
@@ -49,8 +49,9 @@ class Experiment:
 
     @property
     def baseline(self) -> ExperimentArm | None:
-        """The arm that all others are compared with."""
-        return next((arm for arm in self.arms if arm.path is PathName.CASCADE and arm.name != CANARY), None)
+        """The arm that all others are compared with: the control, or at stage full those who are held back."""
+        cascades = [arm for arm in self.arms if arm.path is PathName.CASCADE and arm.name != CANARY]
+        return next((arm for arm in cascades if arm.name != HOLDBACK), next(iter(cascades), None))
 
     @property
     def contenders(self) -> tuple[ExperimentArm, ...]:
