@@ -160,7 +160,7 @@ def test_a_ledger_that_was_changed_is_no_source(workspace: Workspace, full: Path
     enter_pilot(workspace, full)
     with sqlite3.connect(workspace.state(DATASET) / "ledger.db") as connection:
         connection.execute(
-            "UPDATE segue_ledger SET payload = replace(payload, '0.5', '0.6') WHERE revision = 2"
+            "UPDATE segue_ledger SET payload = replace(payload, 'treatment', 'control') WHERE revision = 2"
         )
     connection.close()
     with pytest.raises(StateError, match="its content was changed"):

@@ -90,7 +90,7 @@ def plainly(
             return False
         return team_of(row["sources"][row["item_ids"].index(item)]) == name
 
-    past = [row for row in own if row["shown_at"] < BEGAN]
+    past = [row for row in own if row["shown_at"] < BEGAN and row not in lists]
     return {
         "user_hash": user, "arm": first["arm"], "deployment": first["deployment"],
         "first_exposed_at": first["shown_at"], "closes_at": closes,

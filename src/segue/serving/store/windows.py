@@ -33,7 +33,8 @@ def user_windows(
         exposures: all exposures of these users (:data:`segue.serving.store.attribution.EXPOSURES`).
         attributed: their feedback, joined by :func:`segue.serving.store.attribution.attribute`.
         served: (deployment, arm, bundle) of the lists that count.
-        began_at: what was shown and had arrived before is the user's past.
+        began_at: what else was shown and had arrived before is the user's past. A list that counts is never part of it,
+            whatever the clocks of two machines say: it would explain itself away.
         seconds: how long lists are counted from the first one on; 0: it alone.
         late_seconds: how long after that feedback may arrive.
 
@@ -73,7 +74,9 @@ def user_windows(
             *(pl.col(name).sum() for name in ("clicks", *(f"clicks_{team}" for team in TEAMS))),
         )
     )
-    past = _past(exposures, attributed, began_at)
+    past = _past(
+        exposures.join(lists.select("exposure_id"), on="exposure_id", how="anti"), attributed, began_at
+    )
     return (
         first.join(sums, on="user_hash")
         .join(past, on="user_hash", how="left")
