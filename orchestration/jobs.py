@@ -1,4 +1,4 @@
-"""Two jobs a dataset: the whole graph, and the day-two loop."""
+"""Four jobs a dataset: the whole graph, the day-two loop, the evaluation of the running experiment, and a retrain."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,22 @@ from assets.resources import Graph
 from orchestration.datasets import identifier
 from orchestration.events import materialization
 from segue.lock import dataset_lock
-from segue.steps.day_two import day_two
+from segue.steps.day_two import day_two, retrain
 from segue.steps.registry import STEPS
+
+EVALUATION = (
+    "online_evidence",
+    "refresh_decision",
+    "pilot_decision",
+    "hybrid_decision",
+    "full_decision",
+    "deployment",
+)
 
 
 def jobs_for(dataset: str) -> list[Any]:
     """Asset jobs are resolved by ``Definitions``; their unresolved type is not part of Dagster's public interface."""
-    return [_graph_job(dataset), _day_two_job(dataset)]
+    return [_graph_job(dataset), _day_two_job(dataset), _evaluation_job(dataset), _retrain_job(dataset)]
 
 
 def graph_job_name(dataset: str) -> str:
@@ -25,6 +34,14 @@ def graph_job_name(dataset: str) -> str:
 
 def day_two_job_name(dataset: str) -> str:
     return f"{identifier(dataset)}__day_two"
+
+
+def evaluation_job_name(dataset: str) -> str:
+    return f"{identifier(dataset)}__evaluate_experiment"
+
+
+def retrain_job_name(dataset: str) -> str:
+    return f"{identifier(dataset)}__retrain"
 
 
 def _graph_job(dataset: str) -> Any:
@@ -61,5 +78,44 @@ def _day_two_job(dataset: str) -> dg.JobDefinition:
     )
     def job() -> None:
         take_in()
+
+    return job
+
+
+def _evaluation_job(dataset: str) -> Any:
+    """What the running experiment shows by now, the decisions on it, and what they allow. Its inputs are as they were left."""
+    return dg.define_asset_job(
+        evaluation_job_name(dataset),
+        selection=dg.AssetSelection.assets(*(asset_key(dataset, name) for name in EVALUATION)),
+        description="Online evidence, decisions, deployment.",
+        executor_def=dg.in_process_executor,
+        tags={"segue/dataset": dataset},
+    )
+
+
+def _retrain_job(dataset: str) -> dg.JobDefinition:
+    @dg.op(
+        name=f"{identifier(dataset)}__learn_new_weights",
+        description="Keep all that serves but its weights, and run the graph: new ones, measured beside those that they replace.",
+    )
+    def learn(context: dg.OpExecutionContext, graph: Graph) -> None:
+        workspace = graph.workspace()
+
+        def run_steps(names: Sequence[str]) -> None:
+            for name in names:
+                outcome = graph.run(dataset, name)
+                context.log_event(materialization(workspace, dataset, outcome))
+
+        with dataset_lock(workspace.state(dataset), purpose="a retrain under Dagster"):
+            retrain(workspace, dataset, run_steps, say=context.log.info)
+
+    @dg.job(
+        name=retrain_job_name(dataset),
+        description="New weights of the same recipe; the refresh gate decides whether they serve.",
+        executor_def=dg.in_process_executor,
+        tags={"segue/dataset": dataset},
+    )
+    def job() -> None:
+        learn()
 
     return job

@@ -19,6 +19,7 @@ from segue.cli_blend import app as blend_app
 from segue.cli_explain import explain
 from segue.cli_report import app as report_app
 from segue.cli_store import app as store_app
+from segue.cli_watch import watch
 from segue.errors import ConfigurationError, SegueError
 from segue.workspace import Workspace
 
@@ -43,6 +44,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(blend_app, name="blend")
 app.command()(approve)
 app.command()(explain)
+app.command()(watch)
 
 Dataset = Annotated[
     str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")

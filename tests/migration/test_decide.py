@@ -10,9 +10,19 @@ from hypothesis import strategies as st
 from segue.errors import ArtifactError, ConfigurationError
 from segue.migration.decide import Decision, Outcome, Target, decide, newest, read_decision, write_decision
 from segue.migration.evidence import Evidence
-from segue.migration.policy import Status, evaluate, lint, problems
+from segue.migration.policy import Status, evaluate, lint, lint_policies, problems
 from segue.migration.settings import Policy, Requirement
-from tests.migration.builders import NOON, OFFLINE, ONLINE, VALID, evidence, online, requirement, serving
+from tests.migration.builders import (
+    NOON,
+    OFFLINE,
+    ONLINE,
+    SETTINGS,
+    VALID,
+    evidence,
+    online,
+    requirement,
+    serving,
+)
 
 
 def judge(requirement: Requirement, *found: Evidence, as_of: datetime | None = NOON) -> tuple[Status, str]:
@@ -196,3 +206,20 @@ def test_a_duration_is_exact_and_nothing_else_online_may_be() -> None:
     rate = online(interval="exact")
     for rule, found, status in ((days, told, Status.MET), (ONLINE, rate, Status.NOT_VALID)):
         assert evaluate(rule, [found], NOON, recipe="R1", bundle=None).status is status
+
+
+def test_the_linter_knows_which_path_a_stage_serves() -> None:
+    online = requirement(metric="ctr", kind="online", margin=-0.005)
+    preference = requirement(metric="interleaving_preference", kind="online", margin=0.48, against=None)
+    of_cascade = requirement(
+        metric="fallback_rate", kind="online", direction="at_most", path="cascade", margin=0.1, against=None
+    )
+    sound = SETTINGS.model_copy(
+        update={
+            "hybrid": Policy(requirements=(online, preference, of_cascade)),
+            "full": Policy(requirements=(online.model_copy(update={"path": "blended"}), preference)),
+        }
+    )
+    assert lint_policies(sound) == []
+    (found,) = lint_policies(sound.model_copy(update={"full": Policy(requirements=(online,))}))
+    assert "stage hybrid serves blended, not generative; write path: blended, or change hybrid_path" in found

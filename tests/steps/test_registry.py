@@ -73,8 +73,14 @@ def test_names_are_unique() -> None:
     assert len(BY_NAME) == len(STEPS)
 
 
-def test_only_effects_and_ingest_always_run() -> None:
-    assert {step.name for step in STEPS if step.always} == {"ingest", "bootstrap", "deployment", "summary"}
+def test_only_effects_and_what_reads_the_outside_always_run() -> None:
+    assert {step.name for step in STEPS if step.always} == {
+        "ingest",
+        "online_evidence",
+        "bootstrap",
+        "deployment",
+        "summary",
+    }
 
 
 def test_upstream_of_the_last_step_holds_every_input() -> None:

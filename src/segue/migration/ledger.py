@@ -154,6 +154,18 @@ class Ledger:
         with self._engine.connect() as connection:
             return self._read(connection)
 
+    def head(self) -> str | None:
+        """The hash of the newest row, None of an empty ledger: cheap, to see whether there is anything new."""
+        newest = (
+            select(_rows.c.hash)
+            .where(_rows.c.dataset == self.dataset)
+            .order_by(_rows.c.sequence.desc())
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            found = connection.scalar(newest)
+        return None if found is None else str(found)
+
     def revisions(self) -> list[Revision]:
         """Every deployment, oldest first."""
         return revisions_of(self.rows())

@@ -21,6 +21,7 @@ from segue.errors import ConfigurationError
 from segue.migration.evidence import Evidence
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics.asymptotic import users_for
+from segue.schema import PathName
 
 COUNTED: Final = frozenset(
     {"duration_days"}
@@ -302,9 +303,30 @@ def lint(policy: Policy, name: str = "policy") -> None:
 
 def lint_policies(settings: MigrationSettings) -> list[str]:
     """What is wrong with any of the policies of ``params.yaml``; empty where all are sound."""
-    return [
+    found = [
         problem
         for name in MigrationSettings.model_fields
         if isinstance(policy := getattr(settings, name), Policy)
         for problem in problems(policy, name)
     ]
+    return found + _unserved_paths(settings)
+
+
+def _unserved_paths(settings: MigrationSettings) -> list[str]:
+    """Online requirements about a path that the stage before does not serve: evidence names what was measured."""
+    found = []
+    for name, stage, served in (
+        ("hybrid", "pilot", settings.pilot_path.value),
+        ("full", "hybrid", settings.hybrid_path.value),
+    ):
+        policy: Policy = getattr(settings, name)
+        for number, one in enumerate(policy.requirements):
+            # An interleaved list tells the preference for the generative path, whichever path the treatment gets.
+            if one.kind != "online" or one.metric == "interleaving_preference":
+                continue
+            if one.path not in (served, PathName.CASCADE):
+                found.append(
+                    f"{name}, requirement {number} ({subject(one)}) can never pass: stage {stage} serves {served}, not "
+                    f"{one.path}; write path: {served}, or change {stage}_path"
+                )
+    return found

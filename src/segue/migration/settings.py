@@ -48,6 +48,24 @@ class Policy(Settings):
     requirements: tuple[Requirement, ...] = ()
 
 
+class OnlineSettings(Settings):
+    """When a user of an experiment counts: once, when their window has closed (docs/statistics.md).
+
+    ``window_seconds``: what they are shown and do from their first list on; ``late_seconds`` after that for
+    feedback to arrive. What needs no feedback (fallbacks, latency, what the lists hold) has its own, shorter
+    ``serving_window_seconds``, so that a guardrail need not wait a day. 0: the first list alone.
+
+    The click-through rate of what serves is held, one ``performance_period_days`` after the other, against that of the
+    first; a loss that surely exceeds ``performance_tolerance`` (a share of it) asks for a retrain.
+    """
+
+    window_seconds: float = Field(86_400.0, ge=0, allow_inf_nan=False)
+    late_seconds: float = Field(3_600.0, ge=0, allow_inf_nan=False)
+    serving_window_seconds: float = Field(600.0, ge=0, allow_inf_nan=False)
+    performance_period_days: float = Field(7.0, gt=0, allow_inf_nan=False)
+    performance_tolerance: float = Field(0.05, ge=0, lt=1)
+
+
 class MigrationSettings(Settings):
     """Policies by what they admit, and which share of the users each arm gets (docs/adr/0013).
 
@@ -67,6 +85,7 @@ class MigrationSettings(Settings):
     refresh_recipe: Policy = Policy()
     canary_incumbent: Policy = Policy()
     costs: Costs = Costs()
+    online: OnlineSettings = OnlineSettings()
     shadow_rate: float = Field(0.01, ge=0, le=1)
     pilot_share: float = Field(0.05, ge=LEAST_SHARE, lt=1)
     pilot_path: PathName = PathName.GENERATIVE

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segue.errors import ConfigurationError, StateError
 from segue.migration.deployment import CURRENT_FILE, Arm
@@ -38,6 +38,9 @@ from segue.serving.spool import Spool
 from segue.serving.store import Exposure, Store, new_exposure_id, open_named_store, open_store
 from segue.workspace import Workspace
 
+if TYPE_CHECKING:
+    from segue.serving.watching import Watch
+
 logger = logging.getLogger("segue.serving")
 
 STORE_BUSY_SECONDS = 2.0  # a request does not wait longer for another process's write
@@ -57,7 +60,7 @@ class Service:
 
     Args:
         serving: gives the :class:`Serving` of now; a request keeps the one it got. store: histories, events,
-        exposures and feedback; None: the requests carry their histories and nothing is logged. follower: for
+        exposures and feedback; None: the requests carry their histories and nothing is logged. follower and watch: for
         :meth:`health` and :meth:`close`.
     """
 
@@ -66,11 +69,13 @@ class Service:
         serving: Callable[[], Serving],
         store: GuardedStore | None = None,
         follower: Follower | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._serving = serving
         self._store = store
         self._follower = follower
         self._shadower = Shadower()
+        self._watch = watch
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Service:
@@ -82,6 +87,7 @@ class Service:
         ``state/<dataset>/online.sqlite``. ``baked``: the bundle in the folder ``SEGUE_BUNDLE``; a store only
         where one of the two names one, and none where ``SEGUE_STORE`` is set and empty. Exposures wait in the
         folder ``SEGUE_SPOOL`` while the store is away (default: ``state/<dataset>/spool``; baked: ``spool``).
+        ``SEGUE_WATCH=1``: the guardrail watcher runs in this process too (following only; it needs the ledger).
         Raises ConfigurationError naming the variable that is missing or wrong, StateError where nothing is
         deployed, or where the store is newer than this code.
         """
@@ -146,10 +152,18 @@ class Service:
             assert follower.serving is not None  # start() saw to it
             return follower.serving
 
-        return cls(now, store, follower)
+        try:
+            watch = _guarded(workspace, dataset, given)
+        except BaseException:
+            follower.stop()
+            store.close()
+            raise
+        return cls(now, store, follower, watch)
 
     def close(self) -> None:
         self._shadower.stop()
+        if self._watch is not None:
+            self._watch.stop()
         if self._follower is not None:
             self._follower.stop()
         if self._store is not None:
@@ -287,8 +301,12 @@ class Service:
             for bundle, engine in serving.engines.items()
             for path, reason in engine.unreadable.items()
         }
+        watch = self._watch
+        blind = None if watch is None else watch.problem
         return {
-            "status": "degraded" if problem or opened or away or lost or put_off or unreadable else "ok",
+            "status": "degraded"
+            if problem or opened or away or lost or put_off or unreadable or blind
+            else "ok",
             "mode": "baked" if self._follower is None else "following",
             "deployment": serving.revision,
             "stage": None if deployment is None else deployment.stage.value,
@@ -302,6 +320,7 @@ class Service:
             "unreadable": unreadable,
             "failures": failures,
             "shadow": self._shadower.told(),
+            "watch": None if watch is None else {"problem": blind, "looked_at": watch.looked_at},
             "store": None
             if store is None
             else {
@@ -368,6 +387,22 @@ class Service:
                 "this server has no online store: set SEGUE_STORE or SEGUE_DATABASE_URL to its URL"
             )
         return self._store
+
+
+def _guarded(workspace: Workspace, dataset: str, environment: Mapping[str, str]) -> Watch | None:
+    """The watcher that ``SEGUE_WATCH`` asks for, started. Raises ConfigurationError where it says neither 0 nor 1."""
+    asked = environment.get("SEGUE_WATCH", "0")
+    if asked not in ("0", "1", ""):
+        raise ConfigurationError(
+            f"SEGUE_WATCH is {asked!r}: 1 runs the guardrail watcher in this process, 0 does not"
+        )
+    if asked != "1":
+        return None
+    from segue.serving.watching import Watch  # it reads parameters and ledger, which a plain server does not
+
+    watch = Watch(workspace, dataset, environment=environment)
+    watch.start()
+    return watch
 
 
 def _store_of_baked(dataset: str, environment: Mapping[str, str]) -> GuardedStore | None:

@@ -148,6 +148,16 @@ def day_two(
     return verdict
 
 
+def retrain(workspace: Workspace, dataset: str, run_steps: RunSteps, say: Callable[[str], None]) -> None:
+    """New weights of what serves, measured beside those that they replace; the refresh gate has the word.
+
+    Raises StateError where nothing is deployed yet.
+    """
+    keep_served(workspace, dataset, retrain=True)
+    say("keeping all that serves but its weights")
+    run_steps([step.name for step in STEPS])
+
+
 def _served_file(workspace: Workspace, dataset: str, bundle_id: str) -> Path:
     return workspace.kept(dataset) / "bundles" / f"{bundle_id}.json"
 

@@ -23,7 +23,12 @@ LIST_MAKING = (
     "data.context",
     "items",
 )
-EVIDENCE_STEPS = ("offline_evaluation", "refit_check", "serving_check")  # what the decisions read
+EVIDENCE_STEPS = (
+    "offline_evaluation",
+    "refit_check",
+    "serving_check",
+    "online_evidence",
+)  # what the decisions read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,6 +348,16 @@ STEPS: tuple[Step, ...] = (
         code=("serving", "items", "migration.evidence", "registry.bundle", "schema"),
         keeps=("bundle",),
         kind="measured",
+    ),
+    Step(
+        name="online_evidence",
+        group="migration",
+        description="What the running experiment shows by now, from exposures and feedback: confidence sequences over users.",
+        inputs=("bundle",),
+        params=("migration", "evaluation"),
+        code=("migration", "serving.store", "database", "items", "evaluation.metrics", "registry.bundle"),
+        kind="measured",
+        always=True,
     ),
     Step(
         name="drift",

@@ -20,6 +20,8 @@ class Form(StrEnum):
     ASYMPTOTIC = "asymptotic (Waudby-Smith et al. 2024)"
     ASYMPTOTIC_CUPED = "asymptotic (Waudby-Smith et al. 2024), CUPED (Deng et al. 2013)"
     MULTINOMIAL = "multinomial (Lindon & Malek 2022)"
+    COUNTED = "counted so far, can only grow"
+    EXACT = "read off, not estimated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,16 @@ from segue.data.erasure import keyed_hash
 from segue.database import checked_url, database_url, namespace_of
 from segue.errors import ArtifactError
 from segue.items import ITEMS_FILE
+from segue.migration.online_experiment import Experiment
+from segue.migration.online_users import OnlineUsers, closed
+from segue.migration.settings import OnlineSettings
 from segue.schema import Interactions, Split, UserGroup
 from segue.serving.requests import Event, Feedback
 from segue.serving.store import attribution, tables
 from segue.serving.store.connection import Database
 from segue.serving.store.records import Exposure, Posted, Retention, StoredHistory
 from segue.serving.store.schema import open_schema
+from segue.serving.store.windows import feedback_windows, newest_list, serving_windows
 from segue.workspace import Workspace
 
 STORE_URL: Final = "SEGUE_STORE"
@@ -38,6 +42,8 @@ _ROWS_A_DELETE = 10_000  # short transactions: serving writes in between
 _ROWS_A_READ = 50_000
 _ROWS_A_BUCKET = 1_000_000
 _HASH_BUCKETS = 256  # a user's bucket is the first byte of their hash
+# A row is dated before it is committed: so long after a window's end its last rows are surely visible.
+SETTLE_SECONDS: Final = 0.2
 _DAY = 86_400.0
 _TIMES: Final = {"events": "received_at", "exposures": "shown_at", "feedback": "received_at"}
 
@@ -281,15 +287,8 @@ class Store:
 
         Users are worked on in groups of about a million exposures, so that memory stays bounded.
         """
-        counts = self.counts()
-        total = max(counts["exposures"], counts["feedback"])
-        groups = min(_HASH_BUCKETS, max(1, -(-total // _ROWS_A_BUCKET)))
-        bounds = [f"{group * _HASH_BUCKETS // groups:02x}" for group in range(groups)]
         parts, coverage = [], attribution.Coverage()
-        for number, low in enumerate(bounds):
-            high = bounds[number + 1] if number + 1 < groups else None
-            exposures, feedback = self._bucket(low, high, first=number == 0)
-            attributed = attribution.attribute(exposures, feedback, window_seconds=window_seconds)
+        for exposures, attributed in self._attributed(window_seconds):
             coverage += attribution.coverage_of(exposures, attributed)
             parts.append(
                 attribution.user_sums(
@@ -297,6 +296,77 @@ class Store:
                 )
             )
         return attribution.UserSums(pl.concat(parts).sort("user_hash", "arm", "deployment"), coverage)
+
+    def online_users(
+        self, experiment: Experiment, settings: OnlineSettings, *, now: float | None = None
+    ) -> OnlineUsers:
+        """The users of a running experiment whose windows have closed at ``now`` (default: the present moment).
+
+        Reads the whole store, users in groups as in :meth:`user_sums`; the watcher, which looks all the time, reads
+        what is new (:class:`segue.serving.watching.StoreReader`).
+        """
+        moment = time.time() - SETTLE_SECONDS if now is None else now
+        feedback, serving, newest, coverage = [], [], [], attribution.Coverage()
+        for exposures, attributed in self._attributed(attribution.WINDOW_SECONDS):
+            coverage += attribution.coverage_of(exposures, attributed)
+            feedback.append(feedback_windows(exposures, attributed, experiment, settings))
+            serving.append(serving_windows(exposures, attributed, experiment, settings))
+            newest.append(newest_list(exposures, experiment))
+        everybody = pl.concat(feedback).filter(pl.col("first_exposed_at") <= moment)
+        return OnlineUsers(
+            feedback=closed(everybody, moment),
+            serving=closed(pl.concat(serving), moment),
+            assigned=dict(everybody.group_by("arm").len().sort("arm").iter_rows()),
+            first_exposed_at=_seconds(everybody["first_exposed_at"].min()),
+            last_exposed_at=max((when for when in newest if when is not None), default=None),
+            feedback_rows=coverage.feedback,
+            attributed=coverage.stated + coverage.inferred,
+        )
+
+    def rows_of(self, users: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """All exposures of the users with these hashes, and the feedback on them, joined."""
+        exposures, feedback = [], []
+        shown, given = tables.exposures, tables.feedback
+        names = sorted(users)
+        for start in range(0, len(names), _ROWS_A_STATEMENT):
+            some = names[start : start + _ROWS_A_STATEMENT]
+            theirs = sa.select(shown.c.exposure_id).where(shown.c.user_hash.in_(some))
+            exposures += self._exposures(shown.c.user_hash.in_(some))
+            feedback += self._feedback(
+                sa.select(*(given.c[name] for name in attribution.FEEDBACK)).where(
+                    given.c.exposure_id.in_(theirs) | given.c.user_hash.in_(some)
+                )
+            )
+        frame = pl.DataFrame(exposures, schema=attribution.EXPOSURES, orient="row")
+        told = pl.DataFrame(feedback, schema=attribution.FEEDBACK, orient="row")
+        # Feedback that names its user and another one's exposure is found once a chunk.
+        return frame, attribution.attribute(frame, told.unique("sequence", maintain_order=True))
+
+    def exposure_keys(
+        self, *, after: int
+    ) -> list[tuple[int, str | None, str | None, int | None, str, float]]:
+        """(sequence, user_hash, arm, deployment, bundle, shown_at) of the exposures behind ``after``, in order of sequence.
+
+        The same caution as for :meth:`exposures`: with several writers begin a little before what was seen last.
+        """
+        shown = tables.exposures.c
+        columns = (
+            shown.sequence, shown.user_hash, shown.arm, shown.deployment, shown.bundle, shown.shown_at
+        )  # fmt: skip
+        query = sa.select(*columns).where(shown.sequence > after).order_by(shown.sequence)
+        with self._database.read() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
+    def _attributed(self, window_seconds: int) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Exposures and their joined feedback, users in groups of about a million exposures."""
+        counts = self.counts()
+        total = max(counts["exposures"], counts["feedback"])
+        groups = min(_HASH_BUCKETS, max(1, -(-total // _ROWS_A_BUCKET)))
+        bounds = [f"{group * _HASH_BUCKETS // groups:02x}" for group in range(groups)]
+        for number, low in enumerate(bounds):
+            high = bounds[number + 1] if number + 1 < groups else None
+            exposures, feedback = self._bucket(low, high, first=number == 0)
+            yield exposures, attribution.attribute(exposures, feedback, window_seconds=window_seconds)
 
     def export(self, table: ExportedTable, out: Path) -> int:
         """Write one table as Parquet, in the order of its sequence numbers; the number of rows."""
@@ -436,29 +506,24 @@ class Store:
         owner = sa.case(
             (shown.c.exposure_id.is_not(None), shown.c.user_hash), else_=given.c.user_hash
         )  # nameless exposures keep their feedback with them
-        exposures = [
-            _exposure(row)
-            for rows in self._read_all(
-                sa.select(*(shown.c[name] for name in attribution.EXPOSURES)).where(
-                    _in_bucket(shown.c.user_hash, low, high, first=first)
-                )
-            )
-            for row in rows
-        ]
         joined = given.outerjoin(shown, given.c.exposure_id == shown.c.exposure_id)
-        feedback = [
-            dict(row)
-            for rows in self._read_all(
-                sa.select(*(given.c[name] for name in attribution.FEEDBACK))
-                .select_from(joined)
-                .where(_in_bucket(owner, low, high, first=first))
-            )
-            for row in rows
-        ]
+        exposures = self._exposures(_in_bucket(shown.c.user_hash, low, high, first=first))
+        feedback = self._feedback(
+            sa.select(*(given.c[name] for name in attribution.FEEDBACK))
+            .select_from(joined)
+            .where(_in_bucket(owner, low, high, first=first))
+        )
         return (
             pl.DataFrame(exposures, schema=attribution.EXPOSURES, orient="row"),
             pl.DataFrame(feedback, schema=attribution.FEEDBACK, orient="row"),
         )
+
+    def _exposures(self, where: sa.ColumnElement[bool]) -> list[dict[str, Any]]:
+        query = sa.select(*(tables.exposures.c[name] for name in attribution.EXPOSURES)).where(where)
+        return [_exposure(row) for rows in self._read_all(query) for row in rows]
+
+    def _feedback(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        return [dict(row) for rows in self._read_all(query) for row in rows]
 
     def _read_all(self, query: sa.Select[Any]) -> Iterator[Sequence[sa.RowMapping]]:
         """The rows of a query in parts, all of one moment."""
@@ -527,6 +592,10 @@ def _in_bucket(
     if high is not None:
         inside = inside & (column < high)
     return (inside | column.is_(None)) if first else inside
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _exposure(row: sa.RowMapping) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""The running experiment, read off the ledger: whose exposures count, and what they are evidence for.
+
+An experiment begins with the revision that entered its stage (or began its canary). Refreshes of the same recipe go
+on with it; another recipe, another stage or another path is another experiment, whose exposures never count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from segue.migration.decide import Target
+from segue.migration.deployment import CANARY, HOLDBACK, BundleFacts, Deployment
+from segue.migration.state import State
+from segue.schema import PathName, Stage
+
+# What the evidence of a stage is gathered for. At the last stage its own policy goes on guarding it.
+_NEXT: Final = {Stage.PILOT: Target.HYBRID, Stage.HYBRID: Target.FULL, Stage.FULL: Target.FULL}
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentArm:
+    """An arm as it serves now. ``label`` is how evidence names it: its path, or its name where the baseline has the same
+    path (a canary of another incumbent)."""
+
+    name: str
+    path: PathName
+    share: float
+    facts: BundleFacts
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """``served`` holds every (revision, arm, bundle) whose exposures count; ``target`` names the policy that judges.
+
+    ``began_at``: when it was entered, seconds since 1970. ``baseline`` is None where no arm is the cascade's.
+    """
+
+    entry: int
+    revision: int
+    stage: Stage
+    target: Target
+    began_at: float
+    arms: tuple[ExperimentArm, ...]
+    served: frozenset[tuple[int, str, str]]
+    on_trial: ExperimentArm
+
+    @property
+    def baseline(self) -> ExperimentArm | None:
+        """The arm that all others are compared with: the control, or at stage full those who are held back."""
+        cascades = [arm for arm in self.arms if arm.path is PathName.CASCADE and arm.name != CANARY]
+        return next((arm for arm in cascades if arm.name != HOLDBACK), next(iter(cascades), None))
+
+    @property
+    def contenders(self) -> tuple[ExperimentArm, ...]:
+        """The arms that are compared with the baseline: neither it nor interleaved lists, which compare within."""
+        return tuple(
+            arm
+            for arm in self.arms
+            if arm is not self.baseline
+            and arm.path is not PathName.INTERLEAVED
+            and (arm.path is not PathName.CASCADE or arm.name == CANARY)
+        )
+
+    @property
+    def interleaved(self) -> tuple[ExperimentArm, ...]:
+        return tuple(arm for arm in self.arms if arm.path is PathName.INTERLEAVED)
+
+    @property
+    def identity(self) -> tuple[int, str]:
+        """Two looks at the ledger see the same experiment where this is equal, whatever was refreshed between them."""
+        return self.entry, self.on_trial.facts.recipe
+
+
+def running_experiment(state: State) -> Experiment | None:
+    """The experiment that runs at the newest revision of ``state``; None where everybody gets one path."""
+    current = state.current
+    if current is None:
+        return None
+    entry = state.entry(current.revision)
+    if entry is None:
+        return None
+    baseline_label = PathName.CASCADE.value
+    arms = tuple(
+        ExperimentArm(
+            name=arm.name,
+            path=arm.path,
+            share=arm.share,
+            facts=state.facts[arm.bundle],
+            label=arm.name if arm.name == CANARY and arm.path.value == baseline_label else arm.path.value,
+        )
+        for arm in current.arms
+    )
+    on_trial = _on_trial(arms)
+    if on_trial is None:
+        return None
+    return Experiment(
+        entry=entry,
+        revision=current.revision,
+        stage=current.stage,
+        target=_target(current),
+        began_at=datetime.fromisoformat(state.revision(entry).deployment.at).timestamp(),
+        arms=arms,
+        served=frozenset(_served(state, current, entry)),
+        on_trial=on_trial,
+    )
+
+
+def _on_trial(arms: tuple[ExperimentArm, ...]) -> ExperimentArm | None:
+    """Whose recipe the experiment is about: the canary's, else that of the arm which is not the cascade's."""
+    canary = next((arm for arm in arms if arm.name == CANARY), None)
+    if canary is not None:
+        return canary
+    others = [arm for arm in arms if arm.path is not PathName.CASCADE]
+    plain = [arm for arm in others if arm.path is not PathName.INTERLEAVED]
+    return next(iter(plain or others), None)
+
+
+def _target(current: Deployment) -> Target:
+    if current.canary is not None:
+        return Target.CANARY_INCUMBENT if current.stage is Stage.CASCADE else Target.REFRESH_RECIPE
+    return _NEXT[current.stage]
+
+
+def _served(state: State, current: Deployment, entry: int) -> list[tuple[int, str, str]]:
+    def key(name: str, path: PathName, bundle: str) -> tuple[str, PathName, str]:
+        return name, path, state.facts[bundle].recipe
+
+    now = {key(arm.name, arm.path, arm.bundle) for arm in current.arms}
+    return [
+        (document.revision, arm.name, arm.bundle)
+        for number in range(entry, current.revision + 1)
+        if (document := state.revision(number).deployment).stage is current.stage
+        for arm in document.arms
+        if key(arm.name, arm.path, arm.bundle) in now
+    ]

@@ -1,0 +1,211 @@
+"""The guardrail watcher: looks at the running experiment all the time, and goes back by itself when a guardrail is broken.
+
+It needs no orchestrator, only the ledger and whoever counts users. It never raises a stage. Any number of watchers may run: the
+ledger's compare-and-swap lets one of them act, and the others then see that the experiment is over.
+
+The guardrails are those of the policy that the running stage gathers evidence for, at the confidence of their family, so the
+chance that a sound experiment is *ever* ended by mistake is 5 % at most, however often the watcher looks (docs/statistics.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from segue.errors import StateError
+from segue.migration.change import SYSTEM, Change
+from segue.migration.decide import Decision, Outcome, decide, newest
+from segue.migration.deployment import CANARY
+from segue.migration.evidence import Evidence
+from segue.migration.gates import policy_of
+from segue.migration.online import About, online_evidence
+from segue.migration.online_experiment import Experiment, running_experiment
+from segue.migration.online_users import CatalogueFacts, OnlineUsers
+from segue.migration.policy import Status, evaluate, lint
+from segue.migration.settings import MigrationSettings, Policy
+from segue.migration.state_machine import StateMachine
+from segue.schema import PathName, Stage
+
+logger = logging.getLogger("segue.watch")
+
+_OF_ITEMS: Final = ("invalid_rate", "long_tail_share", "new_item_share", "coverage")
+
+
+class UserReader(Protocol):
+    """Counts the users of one experiment, each time only what is new."""
+
+    def users(self) -> OnlineUsers:
+        """All users whose window has closed by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A guardrail was found broken. Times: seconds since 1970.
+
+    ``crossed_at``: when the newest user counted whom the decision rests on; ``acted_at``: when what serves had been put
+    back. ``change`` is what the rollback did.
+    """
+
+    decision: Decision
+    change: Change
+    crossed_at: float
+    noticed_at: float
+    acted_at: float
+
+    @property
+    def seconds(self) -> float:
+        """From the crossing until the rollback stood in the ledger."""
+        return self.acted_at - self.crossed_at
+
+
+class Watcher:
+    """Watches one dataset.
+
+    Args:
+        machine: over the dataset's ledger.
+        reader_for: makes the reader of an experiment.
+        about: what evidence says of its origin.
+        catalogue: facts of the items, asked for where a guardrail is about them.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        machine: StateMachine,
+        reader_for: Callable[[Experiment], UserReader],
+        about: Callable[[Experiment], About],
+        *,
+        catalogue: Callable[[Experiment], CatalogueFacts],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._machine = machine
+        self._reader_for = reader_for
+        self._about = about
+        self._catalogue = catalogue
+        self._clock = clock
+        self._head: str | None = ""  # of the ledger when it was read last; no row has this hash
+        self._reader: UserReader | None = None
+        self._facts: CatalogueFacts | None = None
+        self._counted: tuple[int, ...] = ()
+        self.experiment: Experiment | None = None
+
+    def look(self) -> Crossing | None:
+        """Look once; what was found broken and done about it, if anything.
+
+        Raises what the ledger or the reader raises; the next look begins where this one did. Raises
+        ConfigurationError where the policy can never pass or never fail.
+        """
+        self._follow()
+        experiment, reader = self.experiment, self._reader
+        if experiment is None or reader is None:
+            return None
+        policy = guarding_policy(experiment, self._machine.settings)
+        guardrails = [one for one in policy.requirements if one.guardrail and one.kind == "online"]
+        if not guardrails:
+            return None
+        users = reader.users()
+        counted = (users.feedback.height, users.serving.height, sum(users.assigned.values()))
+        if counted == self._counted:
+            return None
+        found = self._evidence(experiment, users, Policy(requirements=tuple(guardrails)))
+        recipe, bundle = experiment.on_trial.facts.recipe, experiment.on_trial.facts.bundle_id
+        as_of = newest(found)
+        verdicts = [evaluate(one, found, as_of, recipe=recipe, bundle=bundle) for one in guardrails]
+        if not any(verdict.status is Status.FAILED for verdict in verdicts):
+            self._counted = counted
+            return None
+        return self._act(experiment, users, policy)
+
+    def _follow(self) -> None:
+        """Read the ledger where it has grown, and begin with another reader where other exposures count."""
+        if self._machine.ledger.head() == self._head:
+            return
+        state = self._machine.state
+        before, self.experiment = self.experiment, running_experiment(state)
+        self._head = state.head
+        if self.experiment is None:
+            self._reader = None
+        elif (
+            before is None
+            or before.identity != self.experiment.identity
+            or before.served != self.experiment.served
+        ):
+            self._reader = self._reader_for(self.experiment)
+            self._facts = None
+            logger.info(
+                "watching the experiment that revision %d entered (stage %s)",
+                self.experiment.entry,
+                self.experiment.stage,
+            )
+        self._counted = ()
+
+    def _evidence(self, experiment: Experiment, users: OnlineUsers, policy: Policy) -> list[Evidence]:
+        if self._facts is None and any(
+            one.metric.partition("@")[0] in _OF_ITEMS for one in policy.requirements
+        ):
+            self._facts = self._catalogue(experiment)
+        measured = online_evidence(
+            experiment,
+            users,
+            self._machine.settings,
+            self._about(experiment),
+            catalogue=self._facts,
+            only=policy.requirements,
+        )
+        return measured.evidence
+
+    def _act(self, experiment: Experiment, users: OnlineUsers, policy: Policy) -> Crossing | None:
+        noticed_at = self._clock()
+        evidence = self._evidence(experiment, users, policy)
+        as_of = newest(evidence)
+        decision = decide(
+            evidence,
+            policy,
+            as_of,
+            target=experiment.target,
+            recipe=experiment.on_trial.facts.recipe,
+            bundle_id=experiment.on_trial.facts.bundle_id,
+        )
+        assert as_of is not None, "a broken guardrail has evidence"
+        if decision.outcome is not Outcome.ROLLBACK:
+            return None
+        now = running_experiment(self._machine.state)
+        if now is None or now.identity != experiment.identity:
+            return None  # somebody ended it in between: the next look reads the ledger again
+        try:
+            change = self._machine.rollback(
+                actor=SYSTEM, reason=f"guardrail: {decision.reasons[0]}", experiment=True, decision=decision
+            )
+        except StateError as error:
+            if self._machine.ledger.head() == self._head:
+                raise
+            logger.info("somebody else was faster: %s", error)
+            return None
+        acted_at = self._clock()
+        crossing = Crossing(decision, change, as_of.timestamp(), noticed_at, acted_at)
+        logger.warning(
+            "%s; %s; %.3f s after the crossing", decision.reasons[0], change.message, crossing.seconds
+        )
+        return crossing
+
+
+def guarding_policy(experiment: Experiment, settings: MigrationSettings) -> Policy:
+    """The policy whose guardrails hold while ``experiment`` runs. Raises ConfigurationError where it is unsound.
+
+    At the last stage the policy that admitted to it goes on guarding: what it asks of the path that was measured then is
+    asked of the path that serves now.
+    """
+    policy = policy_of(settings, experiment.target)
+    lint(policy, experiment.target.value)
+    if experiment.stage is not Stage.FULL or experiment.on_trial.name == CANARY:
+        return policy
+    label = experiment.on_trial.label
+    return Policy(
+        requirements=tuple(
+            one if one.path == PathName.CASCADE else one.model_copy(update={"path": label})
+            for one in policy.requirements
+        )
+    )

@@ -1,0 +1,147 @@
+"""Users' windows, beside a reference that looks at every row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.blending.sources import team_of
+from segue.migration.online_users import USER_WINDOWS
+from segue.serving.store.attribution import EXPOSURES, FEEDBACK, attribute, user_sums
+from segue.serving.store.windows import user_windows
+
+USERS, ITEMS = ("u", "v", None), ("a", "b", "c")
+SERVED = {(2, "x", "new"), (2, "y", "new"), (3, "x", "newer")}
+BEGAN = 2.0
+TIMES = st.sampled_from([0.0, 0.5, 1.9, 2.0, 2.5, 3.0, 4.0, 4.5, 6.0, 9.0])
+SOURCES = {"a": "cascade@1", "b": "generative@1+cascade@4", "c": "neither:cascade@9"}
+
+
+@st.composite
+def shown_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
+    rows = []
+    for number in range(draw(st.integers(0, 7))):
+        items = draw(st.lists(st.sampled_from(ITEMS), unique=True))
+        rows.append(
+            {
+                "sequence": number, "exposure_id": f"e{number}", "user_hash": draw(st.sampled_from(USERS)),
+                "arm": draw(st.sampled_from(["x", "y", None])),
+                "path": draw(st.sampled_from(["cascade", "interleaved"])),
+                "bundle": draw(st.sampled_from(["old", "new", "newer"])),
+                "deployment": draw(st.sampled_from([1, 2, 3])), "item_ids": items,
+                "sources": draw(st.sampled_from([None, [SOURCES[item] for item in items]])),
+                "fallback": draw(st.sampled_from([None, "it broke"])), "warnings": None,
+                "latency_ms": draw(st.sampled_from([None, 1.0, 7.0])), "shown_at": draw(TIMES),
+            }
+        )  # fmt: skip
+    return rows
+
+
+@st.composite
+def given_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
+    return [
+        {
+            "sequence": number, "feedback_id": f"f{number}", "exposure_id": f"e{draw(st.integers(0, 7))}",
+            "user_hash": None, "item_id": draw(st.sampled_from(ITEMS)),
+            "kind": draw(st.sampled_from(["click", "like"])), "value": 1.0, "happened_at": draw(TIMES),
+            "received_at": draw(TIMES),
+        }
+        for number in range(draw(st.integers(0, 9)))
+    ]  # fmt: skip
+
+
+def plainly(
+    shown: list[dict[str, Any]], given: list[dict[str, Any]], user: str, seconds: float, late: float
+) -> dict[str, Any] | None:
+    """A user's row, by the words of the docstring."""
+    own = sorted(
+        (row for row in shown if row["user_hash"] == user), key=lambda row: (row["shown_at"], row["sequence"])
+    )
+    lists = [row for row in own if (row["deployment"], row["arm"], row["bundle"]) in SERVED]
+    if not lists:
+        return None
+    first = lists[0]
+    counted = [
+        row
+        for row in lists
+        if row is first or (row["shown_at"] < first["shown_at"] + seconds and row["arm"] == first["arm"])
+    ]
+    closes = first["shown_at"] + seconds + late
+
+    def clicked(rows: list[dict[str, Any]], before: float) -> set[tuple[str, str]]:
+        places = {row["exposure_id"]: row["item_ids"] for row in rows}
+        return {
+            (one["exposure_id"], one["item_id"])
+            for one in given
+            if one["kind"] == "click"
+            and one["received_at"] < before
+            and one["item_id"] in places.get(one["exposure_id"], [])
+        }
+
+    clicks = clicked(counted, closes)
+    by_id = {row["exposure_id"]: row for row in counted}
+
+    def team(exposure: str, item: str, name: str) -> bool:
+        row = by_id[exposure]
+        if row["path"] != "interleaved" or row["sources"] is None:
+            return False
+        return team_of(row["sources"][row["item_ids"].index(item)]) == name
+
+    past = [row for row in own if row["shown_at"] < BEGAN and row not in lists]
+    return {
+        "user_hash": user, "arm": first["arm"], "deployment": first["deployment"],
+        "first_exposed_at": first["shown_at"], "closes_at": closes,
+        "exposures": len(counted), "impressions": sum(len(row["item_ids"]) for row in counted),
+        "fallbacks": sum(row["fallback"] is not None for row in counted),
+        "empty": sum(not row["item_ids"] for row in counted),
+        "latencies_ms": [row["latency_ms"] for row in counted if row["latency_ms"] is not None],
+        "clicks": len(clicks), "exposures_clicked": len({exposure for exposure, _ in clicks}),
+        "clicks_generative": sum(team(*pair, "generative") for pair in clicks),
+        "clicks_cascade": sum(team(*pair, "cascade") for pair in clicks),
+        "first_items": first["item_ids"],
+        "earlier_impressions": sum(len(row["item_ids"]) for row in past),
+        "earlier_clicks": len(clicked(past, BEGAN)),
+    }  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    shown_rows(),
+    given_rows(),
+    st.sampled_from([0.0, 1.0, 2.5]),
+    st.sampled_from([0.0, 2.0]),
+    st.randoms(use_true_random=False),
+)
+def test_windows_are_those_of_the_plain_reference(
+    shown: list[dict[str, Any]], given: list[dict[str, Any]], seconds: float, late: float, random: Any
+) -> None:
+    mixed = list(shown)
+    random.shuffle(mixed)
+    exposures = pl.DataFrame(mixed, schema=EXPOSURES, orient="row")
+    attributed = attribute(exposures, pl.DataFrame(given, schema=FEEDBACK, orient="row"))
+    found = user_windows(
+        exposures, attributed, served=SERVED, began_at=BEGAN, seconds=seconds, late_seconds=late
+    )
+    assert dict(found.schema) == USER_WINDOWS
+    expected = [row for user in ("u", "v") if (row := plainly(shown, given, user, seconds, late)) is not None]
+    assert [row | {"latencies_ms": sorted(row["latencies_ms"])} for row in found.to_dicts()] == [
+        row | {"latencies_ms": sorted(row["latencies_ms"])} for row in expected
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(shown_rows(), given_rows())
+def test_a_window_without_end_holds_the_sums_of_the_store(
+    shown: list[dict[str, Any]], given: list[dict[str, Any]]
+) -> None:
+    one_arm = [row | {"arm": "x", "deployment": 2, "bundle": "new"} for row in shown]
+    exposures = pl.DataFrame(one_arm, schema=EXPOSURES, orient="row")
+    attributed = attribute(exposures, pl.DataFrame(given, schema=FEEDBACK, orient="row"))
+    found = user_windows(exposures, attributed, served=SERVED, began_at=BEGAN, seconds=1e6)
+    sums = user_sums(exposures, attributed)
+    names = ["user_hash", "exposures", "impressions", "fallbacks", "clicks", "exposures_clicked"]
+    assert found.select(names).equals(sums.select(names))
+    assert found["latencies_ms"].list.sum().fill_null(0).to_list() == sums["latency_ms_sum"].to_list()
