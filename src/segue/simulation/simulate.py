@@ -200,7 +200,7 @@ def _loop(
 
     return TrafficLoop(
         client,
-        draw_crowd(population, users or settings.users, histories.items, seed),
+        draw_crowd(population, users or planted.users or settings.users, histories.items, seed),
         histories,
         settings=settings,
         truth=planted,
