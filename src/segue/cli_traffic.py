@@ -63,10 +63,12 @@ def simulate(
     name: Annotated[str | None, typer.Option(help="Of its folder; default: <truth>-<seed>")] = None,
 ) -> None:
     """SIMULATION: drive a service of its own with simulated users of known preference, under a planted truth."""
+    from segue.simulation.signals import ended_by_sigterm
     from segue.simulation.simulate import simulate as run
     from segue.simulation.telling import summary, verdict_of
 
-    found = run(Workspace.find(), dataset, truth, users=users, seed=seed, name=name)
+    with ended_by_sigterm():
+        found = run(Workspace.find(), dataset, truth, users=users, seed=seed, name=name)
     for line in summary(found):
         print(line)
     if (wrong := verdict_of(found)) is not None:

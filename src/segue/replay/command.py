@@ -66,7 +66,7 @@ def described(done: Replayed, found: Verdict) -> Iterator[str]:
     for arm, hits in done.arms.items():
         yield (
             f"  {arm}: {hits.users} users, {hits.lists} lists, {hits.hits} held the next real event "
-            f"({hits.rate:.1%}; they saw other pages, so this is less than a click-through rate)"
+            f"({hits.rate:.1%}; a hit is no click: they saw other pages then)"
         )
     yield str(done.exposures)
     if found.decision is None:

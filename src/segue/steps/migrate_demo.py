@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
 
-from segue.errors import StateError
 from segue.params import load_params
 from segue.replay.command import replay
 from segue.serving.check import server
 from segue.simulation.settings import TruthName
+from segue.simulation.signals import ended_by_sigterm
 from segue.simulation.simulate import Simulated, simulate
 from segue.simulation.telling import summary, verdict_of
 from segue.steps.migration_report import report_migration
@@ -34,7 +30,7 @@ def migrate_demo(
     SIGINT and SIGTERM."""
     started = time.monotonic()
     failures: list[str] = []
-    with _ended_by_signals():
+    with ended_by_sigterm():
         tell(f"== {dataset}: the service as it is deployed, and its held-back users' real events ==")
         failures += _replayed(workspace, dataset, events, tell)
         found = []
@@ -89,18 +85,3 @@ def _pages(workspace: Workspace, dataset: str, found: Sequence[Simulated]) -> It
     yield f"page       {report_migration(workspace, dataset, load_params(workspace, dataset))}"
     for one in found:
         yield f"SIMULATION {one.page}"
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what it started is stopped."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        del frame
-        raise StateError(f"stopped by signal {number}")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
