@@ -22,10 +22,10 @@ export TOKENIZERS_PARALLELISM = false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo test test-slow lint types imports check ui serve day-two bench bench-gates bench-semantic-ids bench-quality clean
+.PHONY: help setup demo test test-slow lint types imports check ui serve migrate-demo day-two bench bench-gates bench-semantic-ids bench-quality clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.done ## a virtual environment with everything, pinned
 
@@ -71,6 +71,9 @@ ui: setup ## Dagster (webserver and daemon) and MLflow
 
 serve: setup ## bentoml serve, following the deployment
 	SEGUE_DATASET=$(DATASET) $(BIN)/bentoml serve bento.service:Recommender --host 127.0.0.1 --port $(PORT)
+
+migrate-demo: setup ## after demo: replay real users, then simulate planted truths; prints the timelines
+	$(BIN)/segue migrate-demo --dataset ml-100k
 
 day-two: setup ## take in what arrived
 	$(BIN)/segue day-two --dataset $(DATASET)

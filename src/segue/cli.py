@@ -19,6 +19,7 @@ from segue.cli_blend import app as blend_app
 from segue.cli_explain import explain
 from segue.cli_report import app as report_app
 from segue.cli_store import app as store_app
+from segue.cli_traffic import register as register_traffic
 from segue.cli_watch import watch
 from segue.errors import ConfigurationError, SegueError
 from segue.workspace import Workspace
@@ -40,6 +41,7 @@ app.add_typer(policy_app, name="policy")
 app.add_typer(report_app, name="report")
 app.command()(advise)
 app.add_typer(store_app, name="store")
+register_traffic(app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(blend_app, name="blend")
 app.command()(approve)

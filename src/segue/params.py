@@ -90,7 +90,7 @@ def load_params(
     merged: dict[str, Any] = {}
     for name, layer in layers:
         _refuse_unknown(name, layer, Params)
-        merged = _merge(merged, layer)
+        merged = lay_over(merged, layer)
     try:
         return Params.model_validate(merged)
     except ValidationError as error:
@@ -136,12 +136,13 @@ def _read(path: Any) -> dict[str, Any]:
     return value
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``below`` with the keys of ``above`` laid over it: mappings key by key, everything else whole."""
     merged = dict(below)
     for key, value in above.items():
         current = merged.get(key)
         merged[key] = (
-            _merge(current, value) if isinstance(current, dict) and isinstance(value, dict) else value
+            lay_over(current, value) if isinstance(current, dict) and isinstance(value, dict) else value
         )
     return merged
 

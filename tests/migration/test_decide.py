@@ -223,3 +223,12 @@ def test_the_linter_knows_which_path_a_stage_serves() -> None:
     assert lint_policies(sound) == []
     (found,) = lint_policies(sound.model_copy(update={"full": Policy(requirements=(online,))}))
     assert "stage hybrid serves blended, not generative; write path: blended, or change hybrid_path" in found
+
+
+def test_a_rollback_names_the_guardrail_that_is_broken_and_not_what_else_is_amiss() -> None:
+    floor = ONLINE.model_copy(update={"margin": 0.0, "guardrail": False})
+    guardrail = ONLINE.model_copy(update={"margin": -0.01})
+    found = outcome(Policy(requirements=(floor, guardrail)), [online(estimate=-0.03, low=-0.04, high=-0.02)])
+    assert found.outcome is Outcome.ROLLBACK
+    assert "beyond the margin 0" in found.reasons[0]
+    assert "beyond the margin -0.01" in found.broken_guardrail

@@ -156,7 +156,7 @@ class Deployer:
         if current is None or current.stage is Stage.CASCADE or current.recipe != decision.recipe:
             return Change("no change: the recipe whose guardrail was crossed serves nobody")
         return self.machine.rollback(
-            actor=actor, reason=f"guardrail: {_first(decision)}", experiment=True, decision=decision
+            actor=actor, reason=f"guardrail: {decision.broken_guardrail}", experiment=True, decision=decision
         )
 
     def _canary(self, report: Report) -> None:

@@ -65,6 +65,16 @@ class Decision(BaseModel):
         return sha256_of(self.model_dump(mode="json"))
 
     @property
+    def broken_guardrail(self) -> str:
+        """The sentence about the first guardrail that is broken; where none is, the first reason."""
+        broken = (
+            verdict.reason
+            for verdict in self.verdicts
+            if verdict.requirement.guardrail and verdict.status is Status.FAILED
+        )
+        return next(broken, self.reasons[0] if self.reasons else "no reason is given")
+
+    @property
     def short(self) -> str:
         return self.sha256[:12]
 

@@ -177,7 +177,10 @@ class Watcher:
             return None  # somebody ended it in between: the next look reads the ledger again
         try:
             change = self._machine.rollback(
-                actor=SYSTEM, reason=f"guardrail: {decision.reasons[0]}", experiment=True, decision=decision
+                actor=SYSTEM,
+                reason=f"guardrail: {decision.broken_guardrail}",
+                experiment=True,
+                decision=decision,
             )
         except StateError as error:
             if self._machine.ledger.head() == self._head:
@@ -187,7 +190,7 @@ class Watcher:
         acted_at = self._clock()
         crossing = Crossing(decision, change, as_of.timestamp(), noticed_at, acted_at)
         logger.warning(
-            "%s; %s; %.3f s after the crossing", decision.reasons[0], change.message, crossing.seconds
+            "%s; %s; %.3f s after the crossing", decision.broken_guardrail, change.message, crossing.seconds
         )
         return crossing
 

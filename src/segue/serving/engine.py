@@ -94,6 +94,7 @@ class Engine:
         budget_ms: what one request may take on one path; a batch of B may take B times that. A path that is made of
             two asks each within its own.
         default_k: the length of a list where a request names none.
+        delays: milliseconds that a path takes longer on purpose (:mod:`segue.serving.faults`).
     """
 
     def __init__(
@@ -108,11 +109,13 @@ class Engine:
         budget_ms: float = 500.0,
         default_k: int = 10,
         breakers: Mapping[PathName, Breaker] | None = None,
+        delays: Mapping[PathName, float] | None = None,
     ) -> None:
         self.manifest = manifest
         self.items = items
         self.paths: dict[PathName, Path] = {PathName.POPULARITY: PopularityPath(items), **paths}
         self.default_k = default_k
+        self.delays = {name: delay for name, delay in (delays or {}).items() if name in self.paths}
         self.failures: Counter[tuple[PathName, str]] = Counter()  # (path, reason) -> requests
         self._counting = threading.Lock()
         self._vectors = vectors
@@ -125,7 +128,9 @@ class Engine:
         self._guarded = {name: self._guard(path, self._pool) for name, path in self.paths.items()}
 
     @classmethod
-    def load(cls, folder: FilePath, *, verify: bool = True) -> Engine:
+    def load(
+        cls, folder: FilePath, *, verify: bool = True, delays: Mapping[PathName, float] | None = None
+    ) -> Engine:
         """The engine of the bundle in ``folder``. Raises ArtifactError where it is damaged or unknown."""
         manifest = read_bundle(folder, verify=verify)
         items = Items.load(folder)
@@ -155,6 +160,7 @@ class Engine:
             vocabulary=Vocabulary.load(folder / MODEL),
             budget_ms=float(manifest.serving.get("path_budget_ms", 500.0)),
             default_k=int(manifest.serving.get("default_k", 10)),
+            delays=delays,
         )
         engine.warm_up()
         return engine
@@ -438,6 +444,7 @@ class Engine:
             breaker=None if last_resort else self._breakers[path.name],
             pool=pool,
             budget=None if last_resort else self._budget,
+            delay=self.delays.get(path.name, 0.0) / 1000,
         )
 
 

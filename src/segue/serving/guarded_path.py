@@ -67,6 +67,7 @@ class GuardedPath:
         breaker: None: the last resort, which is always tried.
         pool, budget: where it runs, and how many seconds one request may take there. None: in the caller's
             thread, and as long as it takes; so runs what is made of guarded parts, which have budgets of their own.
+        delay: seconds that every call takes longer on purpose (:mod:`segue.serving.faults`).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class GuardedPath:
         breaker: Breaker | None,
         pool: Executor | None = None,
         budget: float | None = None,
+        delay: float = 0.0,
     ) -> None:
         self.name = path.name
         self._path = path
@@ -86,6 +88,7 @@ class GuardedPath:
         self._breaker = breaker
         self._pool = pool
         self._budget = budget
+        self._delay = delay
 
     def recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
         return self._guarded(
@@ -153,13 +156,18 @@ class GuardedPath:
 
     def _run(self, work: Callable[[], R], count: int) -> R:
         if self._pool is None:
-            return work()
-        future = self._pool.submit(work)
+            return self._late(work)
+        future = self._pool.submit(self._late, work)
         try:
             return future.result(timeout=None if self._budget is None else self._budget * max(1, count))
         except FutureTimeout:
             future.cancel()
             raise
+
+    def _late(self, work: Callable[[], R]) -> R:
+        if self._delay > 0:
+            time.sleep(self._delay)
+        return work()
 
     def _failed(self) -> None:
         if self._breaker is not None:

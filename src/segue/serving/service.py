@@ -15,6 +15,7 @@ from segue.migration.deployment import CURRENT_FILE, Arm
 from segue.registry.bundle import BUNDLE_FILE, read_bundle
 from segue.schema import PathName
 from segue.serving.engine import Engine, Explained, History, Served
+from segue.serving.faults import injected_delays
 from segue.serving.following import Follower, Serving, baked
 from segue.serving.guarded_store import GuardedStore
 from segue.serving.requests import (
@@ -128,6 +129,7 @@ class Service:
         """Follow a dataset's deployment. Raises StateError where nothing is deployed."""
         state = workspace.state(dataset)
         given = os.environ if environment is None else environment
+        delays = injected_delays(given)
         store = GuardedStore(
             lambda: open_store(workspace, dataset, given, busy_seconds=STORE_BUSY_SECONDS),
             Spool(Path(given.get("SEGUE_SPOOL") or state / "spool")),
@@ -137,6 +139,7 @@ class Service:
             source=source or str(state / "deployment" / CURRENT_FILE),
             cache=state / "serving",
             poll_seconds=poll_seconds,
+            load=lambda folder: Engine.load(folder, delays=delays),
             # A store that is away must not hold up a rollback: the histories follow when it is back.
             adopted=lambda serving: store.when_there(
                 lambda opened: refresh_histories(opened, serving, splits)
@@ -303,10 +306,14 @@ class Service:
         }
         watch = self._watch
         blind = None if watch is None else watch.problem
+        injected = {
+            f"{bundle[:12]} {path.value}": milliseconds
+            for bundle, engine in serving.engines.items()
+            for path, milliseconds in engine.delays.items()
+        }
+        wrong = problem or opened or away or lost or put_off or unreadable or blind or injected
         return {
-            "status": "degraded"
-            if problem or opened or away or lost or put_off or unreadable or blind
-            else "ok",
+            "status": "degraded" if wrong else "ok",
             "mode": "baked" if self._follower is None else "following",
             "deployment": serving.revision,
             "stage": None if deployment is None else deployment.stage.value,
@@ -318,6 +325,7 @@ class Service:
             "refused_documents": 0 if self._follower is None else self._follower.refused,
             "open_breakers": opened,
             "unreadable": unreadable,
+            "injected_delays_ms": injected,
             "failures": failures,
             "shadow": self._shadower.told(),
             "watch": None if watch is None else {"problem": blind, "looked_at": watch.looked_at},

@@ -270,6 +270,16 @@ class Store:
             rows = connection.execute(query).mappings().all()
         return [_exposure(row) | {"warnings": json.loads(row["warnings"] or "[]")} for row in rows]
 
+    def held_exposures(self, exposure_ids: Collection[str]) -> set[str]:
+        """Those of ``exposure_ids`` that are in the store: whoever was shown lists can tell whether one was lost."""
+        wanted, column = sorted(exposure_ids), tables.exposures.c.exposure_id
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for start in range(0, len(wanted), _ROWS_A_STATEMENT):
+                some = sa.select(column).where(column.in_(wanted[start : start + _ROWS_A_STATEMENT]))
+                found |= set(connection.execute(some).scalars())
+        return found
+
     def user_sums(
         self,
         *,

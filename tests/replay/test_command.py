@@ -1,0 +1,161 @@
+"""The verdict of a replay, and what is refused before it begins. The service, store and ledger are real."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segue.errors import StateError
+from segue.migration.decide import Outcome, Target
+from segue.migration.gates import gate, gather, read_facts
+from segue.migration.ledger import Ledger
+from segue.migration.state_machine import StateMachine
+from segue.params import Params, load_params
+from segue.registry.bundle import publish
+from segue.replay.command import described, replay
+from segue.replay.verdict import needed, observed
+from segue.serving.service import Service
+from segue.traffic.client import ServiceClient
+from segue.workspace import Workspace
+from tests.serving.conftest import full, full_id, incumbent_only, world
+from tests.serving.worlds import EVENTS
+from tests.simulation.conftest import DATASET
+from tests.simulation.conftest import workspace as deployed_workspace
+
+__all__ = ["deployed_workspace", "full", "full_id", "incumbent_only", "world"]
+
+PILOT = (
+    "migration.pilot={requirements: [{metric: invalid_rate, kind: serving, direction: at_most, margin: 0.0}]}"
+)
+
+
+@pytest.fixture
+def params(deployed_workspace: Workspace) -> Params:
+    return load_params(deployed_workspace, DATASET, [PILOT, "migration.pilot_share=0.5"])
+
+
+@pytest.fixture
+def pilot(deployed_workspace: Workspace, params: Params) -> Iterator[Service]:
+    """A service that follows a pilot which its own gate admitted."""
+    found = deployed_workspace
+    for step in ("incumbent_bundle", "bundle"):
+        publish(found.step(DATASET, step), found.bundles(DATASET))
+    ledger = Ledger.open(found, DATASET)
+    machine = StateMachine(ledger, params.migration)
+    machine.bootstrap(read_facts(found.step(DATASET, "incumbent_bundle")))
+    facts = read_facts(found.step(DATASET, "bundle"))
+    evidence = gather([found.step(DATASET, "serving_check")])
+    decision = gate(Target.PILOT, evidence, facts, params.migration)
+    assert machine.advance(decision, facts).changed
+    ledger.close()
+    service = Service.following(found, DATASET, environment={}, poll_seconds=0.05)
+    yield service
+    service.close()
+
+
+def test_three_users_decide_nothing_and_the_verdict_says_what_would(
+    deployed_workspace: Workspace, params: Params, pilot: Service
+) -> None:
+    lines: list[str] = []
+    before = len(_rows(deployed_workspace))
+    done, found = replay(deployed_workspace, DATASET, params, ServiceClient(pilot), tell=lines.append)
+    assert done.total == 3 * EVENTS
+    assert found.decision is not None
+    assert (found.stage, found.decision.target, found.decision.outcome) == (
+        "pilot",
+        Target.HYBRID,
+        Outcome.HOLD,
+    )
+    assert found.need is not None
+    assert found.need.entered is not None
+    assert found.need.entered > 3
+    text = "\n".join(lines)
+    assert "VERDICT: HOLD at stage pilot, about hybrid" in text
+    assert f"about {found.need.entered} users" in text
+    assert "0 lost exposures" in text
+    assert "SIMULATION" not in text
+    assert len(_rows(deployed_workspace)) == before  # a verdict is words: nothing is recorded or applied
+
+
+def test_a_service_of_another_data_set_is_refused(
+    deployed_workspace: Workspace, params: Params, pilot: Service
+) -> None:
+    class Foreign(ServiceClient):
+        def health(self) -> dict[str, Any]:
+            return super().health() | {"bundles": {"f" * 64: ["cascade"]}}
+
+    with pytest.raises(StateError, match="follows another data set"):
+        replay(deployed_workspace, DATASET, params, Foreign(pilot), tell=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("health", "message"),
+    [({"mode": "baked"}, "follows no deployment"), ({"store": None}, "no online store")],
+)
+def test_a_service_that_cannot_be_counted_is_refused(
+    deployed_workspace: Workspace, params: Params, pilot: Service, health: dict[str, Any], message: str
+) -> None:
+    class Lacking(ServiceClient):
+        def health(self) -> dict[str, Any]:
+            return super().health() | health
+
+    with pytest.raises(StateError, match=message):
+        replay(deployed_workspace, DATASET, params, Lacking(pilot), tell=lambda _: None)
+
+
+def test_power_without_a_single_click_says_so(params: Params) -> None:
+    policy = params.migration.hybrid
+    assert needed(policy, params.migration, Target.HYBRID, 100.0, {}, {"fallback_rate": 0.0}) == (
+        None,
+        "nobody clicked, so how much one user's CTR varies is not known",
+    )
+    assert needed(params.migration.pilot, params.migration, Target.PILOT, 100.0, {}, {})[0] is None
+
+
+def test_the_spread_of_one_user_is_what_the_store_s_users_show(
+    deployed_workspace: Workspace, params: Params, pilot: Service
+) -> None:
+    """Against the sum over users, written out."""
+    done, found = replay(deployed_workspace, DATASET, params, ServiceClient(pilot), tell=lambda _: None)
+    from segue.serving.store import open_store
+
+    store = open_store(deployed_workspace, DATASET)
+    rows = store.user_sums().table.to_dicts()
+    sd, expected = observed(store)
+    store.close()
+    clicks, shown = (sum(row[name] for row in rows) for name in ("clicks", "impressions"))
+    rate, mean = clicks / shown, shown / len(rows)
+    each = [(row["clicks"] - rate * row["impressions"]) / mean for row in rows]
+    assert sd["ctr"] == pytest.approx((sum(one**2 for one in each) / (len(rows) - 1)) ** 0.5)
+    assert expected == {"fallback_rate": 0.0}
+    assert list(described(done, found))
+
+
+def _rows(workspace: Workspace) -> list[Any]:
+    ledger = Ledger.open(workspace, DATASET)
+    try:
+        return list(ledger.rows())
+    finally:
+        ledger.close()
+
+
+def test_without_splits_the_step_is_named(
+    deployed_workspace: Workspace, params: Params, pilot: Service
+) -> None:
+    from segue.errors import ArtifactError
+
+    shutil.rmtree(deployed_workspace.step(DATASET, "splits"))
+    with pytest.raises(ArtifactError, match="run the step splits first"):
+        replay(deployed_workspace, DATASET, params, ServiceClient(pilot), tell=lambda _: None)
+
+
+def test_the_journal_lies_in_the_data_set_s_state(
+    deployed_workspace: Workspace, params: Params, pilot: Service, tmp_path: Path
+) -> None:
+    replay(deployed_workspace, DATASET, params, ServiceClient(pilot), most=1, tell=lambda _: None)
+    text = (deployed_workspace.state(DATASET) / "replay.jsonl").read_text()
+    assert not any(f'"{user}"' in text for user in ("u27", "u28", "u29"))  # users stand in it by their hash
