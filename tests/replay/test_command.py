@@ -32,10 +32,13 @@ PILOT = (
     "migration.pilot={requirements: [{metric: invalid_rate, kind: serving, direction: at_most, margin: 0.0}]}"
 )
 
+# One requirement, so that its power is soon calculated; the linter is not asked here.
+HYBRID = "migration.hybrid={requirements: [{metric: ctr, kind: online, against: cascade, direction: at_least, margin: -0.005}]}"
+
 
 @pytest.fixture
 def params(deployed_workspace: Workspace) -> Params:
-    return load_params(deployed_workspace, DATASET, [PILOT, "migration.pilot_share=0.5"])
+    return load_params(deployed_workspace, DATASET, [PILOT, HYBRID, "migration.pilot_share=0.5"])
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def pilot(deployed_workspace: Workspace, params: Params) -> Iterator[Service]:
     machine = StateMachine(ledger, params.migration)
     machine.bootstrap(read_facts(found.step(DATASET, "incumbent_bundle")))
     facts = read_facts(found.step(DATASET, "bundle"))
-    evidence = gather([found.step(DATASET, "serving_check")])
+    evidence = gather([found.step(DATASET, "serving_check")], DATASET)
     decision = gate(Target.PILOT, evidence, facts, params.migration)
     assert machine.advance(decision, facts).changed
     ledger.close()
