@@ -128,7 +128,7 @@ def test_what_a_verdict_tells_is_near_and_above_what_the_calculator_does() -> No
     assert calculated is not None
     assert calculated < formula < 1.4 * calculated
     item = online_item(estimate=-0.02, low=-0.03, high=0.001, sd=sd, n=5000)
-    verdict = evaluate(ctr(-0.01), [item], NOON, recipe="R1", bundle=None)
+    verdict = evaluate(ctr(-0.01), [item], NOON, recipe="R1", bundle=None, target="hybrid")
     assert verdict.needed_n == formula
 
 

@@ -79,17 +79,23 @@ def evaluate(
     *,
     recipe: str | None,
     bundle: str | None,
+    target: str,
 ) -> Verdict:
     """Judge one requirement against everything that was measured.
 
     Offline and online evidence counts only if it was measured on ``recipe``, serving evidence only if on
-    ``bundle``. ``as_of`` is the moment at which ages are taken; null makes every age unknown, hence stale.
+    ``bundle``, and online evidence only if its experiment was for ``target``: what a pilot shows is no word on the
+    stage after the next. ``as_of`` is the moment at which ages are taken; null makes every age unknown, hence stale.
     """
     matching = [item for item in evidence if _answers(item, requirement)]
-    bound = [item for item in matching if _is_bound(item, recipe=recipe, bundle=bundle)]
+    measured = [item for item in matching if _is_bound(item, recipe=recipe, bundle=bundle)]
+    bound = [item for item in measured if item.kind != "online" or item.gathered_for == target]
     if not bound:
         what = subject(requirement)
-        if matching:
+        if measured:
+            stages = ", ".join(sorted({item.gathered_for or "no gate" for item in measured}))
+            reason = f"{what}: missing; what was measured was gathered for {stages}, not for {target}"
+        elif matching:
             other = "another bundle" if requirement.kind == "serving" else "another recipe"
             reason = f"{what}: missing; what was measured was measured on {other}"
         else:

@@ -113,7 +113,10 @@ class Watcher:
         found = self._evidence(experiment, users, Policy(requirements=tuple(guardrails)))
         recipe, bundle = experiment.on_trial.facts.recipe, experiment.on_trial.facts.bundle_id
         as_of = newest(found)
-        verdicts = [evaluate(one, found, as_of, recipe=recipe, bundle=bundle) for one in guardrails]
+        target = experiment.target.value
+        verdicts = [
+            evaluate(one, found, as_of, recipe=recipe, bundle=bundle, target=target) for one in guardrails
+        ]
         if not any(verdict.status is Status.FAILED for verdict in verdicts):
             self._counted = counted
             return None
