@@ -129,7 +129,9 @@ def test_a_revoked_decision_waits_no_more(moves: StateMachine) -> None:
     assert proposal.target is Target.HYBRID
     moves.rollback(actor="ann", reason="clicks fell")  # goes back, so it waits for nobody
     assert stage_of(moves) is Stage.CASCADE
-    with pytest.raises(StateError, match=r"not approved: .* revision 3 entered, and none runs: measure again"):
+    with pytest.raises(
+        StateError, match=r"not approved: .* revision 3 entered, and none runs: measure again"
+    ):
         deployer(moves, B, hybrid).approve(proposal, "bob")
     # And the pilot's own decision is revoked: proposed again it is refused before it waits.
     assert "was revoked by revision 4" in deployer(moves, B, body(B)).run().message

@@ -240,11 +240,16 @@ def test_the_linter_knows_which_path_a_stage_serves() -> None:
         update={
             "hybrid": Policy(requirements=(online, preference, of_cascade)),
             "full": Policy(requirements=(online.model_copy(update={"path": "blended"}), preference)),
+            "refresh_recipe": Policy(requirements=(OFFLINE, online.model_copy(update={"path": "blended"}))),
+            "holdback_share": 0.05,
+            "interleaved_share": 0.05,
         }
     )
     assert lint_policies(sound) == []
     (found,) = lint_policies(sound.model_copy(update={"full": Policy(requirements=(online,))}))
     assert "stage hybrid serves blended, not generative; write path: blended, or change hybrid_path" in found
+    (found,) = lint_policies(sound.model_copy(update={"refresh_recipe": Policy(requirements=(online,))}))
+    assert "stage full serves blended, not generative; write path: blended, or change hybrid_path" in found
 
 
 def test_a_rollback_names_the_guardrail_that_is_broken_and_not_what_else_is_amiss() -> None:

@@ -264,7 +264,7 @@ def test_another_recipe_comes_by_way_of_a_canary(moves: StateMachine) -> None:
     for target in (Target.PILOT, Target.HYBRID, Target.FULL):
         moves.advance(decision(target, B, online()), B)
     canary = moves.canary(promote(Target.CANARY, D), D)
-    assert arms(canary)[-1] == ("canary", "D", "generative", 0.05)
+    assert arms(canary)[-1] == ("canary", "D", "blended", 0.05)
     assert desired(moves.state)["challenger"] == "D"
     with pytest.raises(Refused, match="a canary runs"):
         moves.refresh(decision(Target.REFRESH_DATA, B2), B2)

@@ -319,11 +319,12 @@ def lint_policies(settings: MigrationSettings) -> list[str]:
 
 
 def _unserved_paths(settings: MigrationSettings) -> list[str]:
-    """Online requirements about a path that the stage before does not serve: evidence names what was measured."""
+    """Online requirements about a path that nobody is served then: evidence names what was measured."""
     found = []
     for name, stage, served in (
         ("hybrid", "pilot", settings.pilot_path.value),
         ("full", "hybrid", settings.hybrid_path.value),
+        ("refresh_recipe", "full", settings.hybrid_path.value),
     ):
         policy: Policy = getattr(settings, name)
         for number, one in enumerate(policy.requirements):
@@ -331,8 +332,9 @@ def _unserved_paths(settings: MigrationSettings) -> list[str]:
             if one.kind != "online" or one.metric == "interleaving_preference":
                 continue
             if one.path not in (served, PathName.CASCADE):
+                setting = "hybrid_path" if stage == "full" else f"{stage}_path"
                 found.append(
                     f"{name}, requirement {number} ({subject(one)}) can never pass: stage {stage} serves {served}, not "
-                    f"{one.path}; write path: {served}, or change {stage}_path"
+                    f"{one.path}; write path: {served}, or change {setting}"
                 )
     return found

@@ -90,7 +90,7 @@ class MigrationSettings(Settings):
     pilot_share: float = Field(0.05, ge=LEAST_SHARE, lt=1)
     pilot_path: PathName = PathName.GENERATIVE
     hybrid_share: float = Field(0.9, ge=LEAST_SHARE, lt=1)
-    hybrid_path: PathName = PathName.BLENDED
+    hybrid_path: PathName = PathName.BLENDED  # stage full serves what was measured then (docs/adr/0016)
     interleaved_share: float = Field(0.05, ge=0, lt=1)  # 0: no such arm
     holdback_share: float = Field(0.05, ge=0, lt=0.5)  # on the cascade at every stage; 0: nobody
     blend: dict[str, float] | None = None
