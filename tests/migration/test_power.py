@@ -14,6 +14,7 @@ from segue.migration.simulation import CLICKS, REQUESTS, Effect, Population, Sch
 from segue.migration.statistics import asymptotic, bounded, sample_ratio
 from segue.migration.statistics.difference import difference
 from segue.migration.statistics.linearised import arm_estimate
+from segue.migration.statistics.quantile import Requests, quantile
 from tests.migration.builders import NOON, requirement
 from tests.migration.builders import online as online_item
 
@@ -75,6 +76,18 @@ def test_a_rate_needs_what_its_betting_sequence_takes() -> None:
     values = (np.random.default_rng(5).random((400, told.users)) < 0.008).astype(float)
     capital = bounded.log_capital(values, bounded.bets(values, 0.95), np.full(400, 0.02), above=False)
     assert 0.7 < (capital >= math.log(40)).any(axis=1).mean() < 0.9
+
+
+def test_a_latency_needs_what_shows_that_one_list_in_a_hundred_is_not_slower() -> None:
+    told = need(online("latency_p99_ms", "at_most", 500.0))
+    assert (told.outcome, told.assumes) == ("met", "no list takes longer than 500 ms")
+    assert told.users is not None
+    fast = Requests(np.full(told.users, 30.0), np.arange(told.users))
+    assert quantile(fast, 0.99, confidence=0.95).high <= 500.0
+    fewer = Requests(fast.value[:-1], fast.user[:-1])
+    assert not quantile(fewer, 0.99, confidence=0.95).high <= 500.0
+    with pytest.raises(ConfigurationError, match="leave --expect latency_p99_ms out"):
+        need(online("latency_p99_ms", "at_most", 500.0), expected={"latency_p99_ms": 300.0})
 
 
 def test_the_sample_ratio_needs_what_its_sequence_takes() -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segue.canonical import sha256_of
 from segue.errors import ConfigurationError
+from segue.migration.deployment import CANARY
 from segue.migration.evidence import Evidence
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics.asymptotic import users_for
@@ -325,6 +326,7 @@ def _unserved_paths(settings: MigrationSettings) -> list[str]:
         ("hybrid", "pilot", settings.pilot_path.value),
         ("full", "hybrid", settings.hybrid_path.value),
         ("refresh_recipe", "full", settings.hybrid_path.value),
+        ("canary_incumbent", "cascade", CANARY),
     ):
         policy: Policy = getattr(settings, name)
         for number, one in enumerate(policy.requirements):
@@ -333,8 +335,9 @@ def _unserved_paths(settings: MigrationSettings) -> list[str]:
                 continue
             if one.path not in (served, PathName.CASCADE):
                 setting = "hybrid_path" if stage == "full" else f"{stage}_path"
+                instead = "" if stage == "cascade" else f", or change {setting}"
                 found.append(
                     f"{name}, requirement {number} ({subject(one)}) can never pass: stage {stage} serves {served}, not "
-                    f"{one.path}; write path: {served}, or change {setting}"
+                    f"{one.path}; write path: {served}{instead}"
                 )
     return found

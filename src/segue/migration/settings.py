@@ -83,7 +83,7 @@ class MigrationSettings(Settings):
     refresh_data: Policy = Policy()
     refresh_retrain: Policy = Policy()
     refresh_recipe: Policy = Policy()
-    canary_incumbent: Policy = Policy()
+    canary_incumbent: Policy = Policy()  # its online requirements guard the canary, they do not admit it
     costs: Costs = Costs()
     online: OnlineSettings = OnlineSettings()
     shadow_rate: float = Field(0.01, ge=0, le=1)
