@@ -252,6 +252,40 @@ def test_the_linter_knows_which_path_a_stage_serves() -> None:
     assert "stage full serves blended, not generative; write path: blended, or change hybrid_path" in found
 
 
+def test_the_linter_knows_whom_the_shares_leave_none_of() -> None:
+    clicks = requirement(metric="ctr", kind="online", path="blended", margin=-0.005, guardrail=True)
+    preference = requirement(metric="interleaving_preference", kind="online", margin=0.48, against=None)
+    measured_before = clicks.model_copy(update={"guardrail": False})  # at hybrid, which has a control
+    sound = SETTINGS.model_copy(
+        update={
+            "hybrid": Policy(requirements=(preference,)),
+            "full": Policy(requirements=(clicks, measured_before)),
+            "refresh_recipe": Policy(requirements=(OFFLINE, clicks)),
+            "holdback_share": 0.05,
+            "interleaved_share": 0.05,
+        }
+    )
+    assert lint_policies(sound) == []
+    guard, canary = lint_policies(sound.model_copy(update={"holdback_share": 0.0}))
+    assert guard.startswith("full, requirement 0")
+    assert "guards nothing once stage full is entered: holdback_share is 0" in guard
+    assert canary.startswith("refresh_recipe, requirement 1")
+    assert "can never pass: holdback_share is 0, so at stage full nobody is on the cascade" in canary
+    (unseen,) = lint_policies(sound.model_copy(update={"interleaved_share": 0.0}))
+    assert unseen.startswith("hybrid, requirement 0")
+    assert "can never pass: interleaved_share is 0, so nobody sees interleaved lists" in unseen
+    (beside,) = lint_policies(
+        sound.model_copy(
+            update={
+                "refresh_recipe": Policy(
+                    requirements=(OFFLINE, preference.model_copy(update={"path": "blended"}))
+                )
+            }
+        )
+    )
+    assert "a canary runs beside no interleaved lists" in beside
+
+
 def test_a_rollback_names_the_guardrail_that_is_broken_and_not_what_else_is_amiss() -> None:
     floor = ONLINE.model_copy(update={"margin": 0.0, "guardrail": False})
     guardrail = ONLINE.model_copy(update={"margin": -0.01})

@@ -224,10 +224,11 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
+_PREFERENCE: Final = "interleaving_preference"
 _UNIT_METRICS: Final = (
     "ndcg", "recall", "mrr", "hit_rate", "precision", "coverage", "diversity", "list_overlap", "invalid_rate",
     "seen_rate", "error_rate", "fallback_rate", "ctr", "sample_ratio_deviation", "beam_share", "empty_rate",
-    "interleaving_preference", "refit_overlap",
+    _PREFERENCE, "refit_overlap",
 )  # fmt: skip
 
 
@@ -316,7 +317,36 @@ def lint_policies(settings: MigrationSettings) -> list[str]:
         if isinstance(policy := getattr(settings, name), Policy)
         for problem in problems(policy, name)
     ]
-    return found + _unserved_paths(settings)
+    return [*found, *_unserved_paths(settings), *_absent_arms(settings)]
+
+
+def _absent_arms(settings: MigrationSettings) -> list[str]:
+    """Online requirements about users whom the shares leave none of: at stage full the holdback is all that is compared with,
+    and interleaved lists are shown at pilot and hybrid alone."""
+    held_back, mixed = settings.holdback_share > 0, settings.interleaved_share > 0
+    nobody = "holdback_share is 0, so at stage full nobody is on the cascade; hold some users back"
+    found = []
+    for name in ("hybrid", "full", "refresh_recipe", "canary_incumbent"):
+        policy: Policy = getattr(settings, name)
+        for number, one in enumerate(policy.requirements):
+            where = f"{name}, requirement {number} ({subject(one)})"
+            if one.kind != "online":
+                continue
+            if one.metric == _PREFERENCE:
+                if name not in ("hybrid", "full"):
+                    found.append(
+                        f"{where} can never pass: a canary runs beside no interleaved lists; drop it"
+                    )
+                elif not mixed:
+                    found.append(
+                        f"{where} can never pass: interleaved_share is 0, so nobody sees interleaved lists"
+                    )
+            elif not held_back and PathName.CASCADE in (one.path, one.against):
+                if name == "refresh_recipe":
+                    found.append(f"{where} can never pass: {nobody}")
+                elif name == "full" and one.guardrail:
+                    found.append(f"{where} guards nothing once stage full is entered: {nobody}")
+    return found
 
 
 def _unserved_paths(settings: MigrationSettings) -> list[str]:
@@ -331,7 +361,7 @@ def _unserved_paths(settings: MigrationSettings) -> list[str]:
         policy: Policy = getattr(settings, name)
         for number, one in enumerate(policy.requirements):
             # An interleaved list tells the preference for the generative path, whichever path the treatment gets.
-            if one.kind != "online" or one.metric == "interleaving_preference":
+            if one.kind != "online" or one.metric == _PREFERENCE:
                 continue
             if one.path not in (served, PathName.CASCADE):
                 setting = "hybrid_path" if stage == "full" else f"{stage}_path"
