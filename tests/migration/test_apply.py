@@ -23,6 +23,7 @@ from tests.migration.builders import (
     evidence,
     machine,
     online,
+    promote,
     requirement,
     serving,
 )
@@ -230,6 +231,21 @@ def test_evidence_of_an_earlier_experiment_moves_nothing(moves: StateMachine) ->
         )
     assert deployer(moves, B, body(B, online(experiment=4))).run().changed
     assert stage_of(moves) is Stage.HYBRID
+
+
+def test_a_crossed_guardrail_of_a_canary_at_full_ends_the_canary(moves: StateMachine) -> None:
+    for target in (Target.PILOT, Target.HYBRID, Target.FULL):
+        moves.advance(promote(target, B), B)
+    other = bundle("D", model="M3", recipe="R2")
+    moves.canary(promote(Target.CANARY, other), other)  # revision 5
+    harm = online(
+        recipe_a="R2", estimate=-0.1, low=-0.2, high=-0.05, experiment=5, gathered_for="refresh_recipe"
+    )
+    report = deployer(moves, other, body(other, harm), hold=None).run()
+    current = moves.state.current
+    assert report.changed
+    assert current is not None
+    assert (current.stage, current.canary, current.bundles) == (Stage.FULL, None, ("B",))
 
 
 def test_the_walk_of_the_contracts_as_the_deployment_walks_it(moves: StateMachine) -> None:

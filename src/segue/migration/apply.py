@@ -187,8 +187,9 @@ class Deployer:
         )
 
     def _roll_back(self, decision: Decision, actor: str) -> Change:
-        current = self.machine.state.current
-        if current is None or current.stage is Stage.CASCADE or current.recipe != decision.recipe:
+        running = running_experiment(self.machine.state)
+        # The recipe on trial: a canary's, where one runs, and not that of the document, which is what it runs beside.
+        if running is None or running.on_trial.facts.recipe != decision.recipe:
             return Change("no change: the recipe whose guardrail was crossed serves nobody")
         if (foreign := self._of_another_experiment(decision)) is not None:
             return foreign
