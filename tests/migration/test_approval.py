@@ -148,6 +148,16 @@ def test_what_keeps_the_list_fresh_or_goes_back_waits_for_nobody(moves: StateMac
     assert "waits for a second person" in moves.refresh(promote(Target.REFRESH_RETRAIN, C), C).message
 
 
+def test_whoever_proposes_in_another_s_name_does_not_approve_either(moves: StateMachine) -> None:
+    moves.override(B, Target.PILOT, actor="carol", reason="the fair is tomorrow")  # ann runs the process
+    for name in ("ann", " ANN", "carol"):
+        with pytest.raises(StateError, match="somebody else must approve"):
+            moves.override(B, Target.PILOT, actor="carol", reason="the fair is tomorrow", approver=name)
+    assert moves.override(
+        B, Target.PILOT, actor="carol", reason="the fair is tomorrow", approver="bob"
+    ).changed
+
+
 def test_an_override_needs_a_second_person_too(moves: StateMachine) -> None:
     asked = moves.override(B, Target.PILOT, actor="ann", reason="the fair is tomorrow")
     assert not asked.changed
