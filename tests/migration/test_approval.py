@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -146,6 +147,14 @@ def test_what_keeps_the_list_fresh_or_goes_back_waits_for_nobody(moves: StateMac
     assert stage_of(moves) is Stage.CASCADE
     C = bundle("C", model="M2")
     assert "waits for a second person" in moves.refresh(promote(Target.REFRESH_RETRAIN, C), C).message
+
+
+def test_a_proposal_whose_decision_was_revoked_is_not_among_those_that_wait(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    state, proposal = moves.state, waiting(moves)
+    assert state.waiting == (proposal,)
+    assert replace(state, revoked={proposal.identity: 3}).waiting == ()
+    assert replace(state, applied={proposal.identity: 3}).waiting == ()
 
 
 def test_whoever_proposes_in_another_s_name_does_not_approve_either(moves: StateMachine) -> None:
