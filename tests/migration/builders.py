@@ -42,11 +42,12 @@ def serving(bundle: str, metric: str = "invalid_rate", value: float = 0.0, **cha
 
 
 def online(**changes: Any) -> Evidence:
-    """An online CTR difference above -0.005, as a confidence sequence."""
+    """An online CTR difference above -0.005, as a confidence sequence, of the pilot that revision 2 entered."""
     return evidence(
         **{
             "kind": "online", "metric": "ctr", "interval": "confidence_sequence", "estimate": 0.004,
-            "low": 0.001, "high": 0.007, "n": 9000, "measured_at": NOON.isoformat(),
+            "low": 0.001, "high": 0.007, "n": 9000, "measured_at": NOON.isoformat(), "experiment": 2,
+            "gathered_for": "hybrid",
         } | changes
     )  # fmt: skip
 
@@ -92,8 +93,13 @@ def body(facts: BundleFacts, *more: Evidence) -> list[Evidence]:
 
 
 def decision(target: Target, facts: BundleFacts, *more: Evidence) -> Decision:
-    """The decision that the evidence gives; PROMOTE for everything but what needs online evidence."""
-    return gate(target, body(facts, *more), facts, SETTINGS)
+    """The decision that the evidence gives; PROMOTE for everything but what needs online evidence. Whatever is online was
+    gathered for it."""
+    told = [
+        item.model_copy(update={"gathered_for": target.value}) if item.kind == "online" else item
+        for item in more
+    ]
+    return gate(target, body(facts, *told), facts, SETTINGS)
 
 
 def promote(target: Target, facts: BundleFacts, salt: str = "") -> Decision:

@@ -17,11 +17,13 @@ from segue.schema import Stage
 from tests.migration.builders import (
     NOON,
     SETTINGS,
+    VALID,
     body,
     bundle,
     evidence,
     machine,
     online,
+    promote,
     requirement,
     serving,
 )
@@ -191,6 +193,59 @@ def test_a_crossed_guardrail_rolls_back_by_itself_and_once(moves: StateMachine) 
     assert (current.stage, current.restores) == (Stage.CASCADE, 1)
     assert "guardrail" in current.reason
     assert deployer(moves, B, harm).run().message.startswith("no change")
+
+
+def test_one_run_enters_one_stage_and_pilot_evidence_never_opens_the_last(tmp_path: Path) -> None:
+    """With one path at every stage, evidence, path and recipe are those of every gate."""
+    rules = MigrationSettings.model_validate({**SETTINGS.model_dump(), "hybrid_path": "generative"})
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    deployer(moves, B, body(B)).run()
+    found = body(B, online())
+    deployer(moves, B, found).run()
+    assert stage_of(moves) is Stage.HYBRID
+    deployer(moves, B, found).run()
+    assert stage_of(moves) is Stage.HYBRID
+    # Nor by a policy that asks for nothing online: nobody has seen the stage that was just entered.
+    both = MigrationSettings.model_validate(
+        {**rules.model_dump(), "hybrid": Policy(requirements=(VALID,)), "full": Policy(requirements=(VALID,))}
+    )
+    (tmp_path / "quick").mkdir()
+    quick = machine(tmp_path / "quick", both)
+    quick.bootstrap(A)
+    for stage in (Stage.PILOT, Stage.HYBRID, Stage.FULL):
+        deployer(quick, B, body(B)).run()
+        assert stage_of(quick) is stage
+
+
+def test_evidence_of_an_earlier_experiment_moves_nothing(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    moves.abandon(actor="ann", reason="the season")
+    moves.override(B, Target.PILOT, actor="ann", reason="after the season")  # revision 4, other users
+    for before in (online(), online(estimate=-0.1, low=-0.2, high=-0.05)):
+        report = deployer(moves, B, body(B, before)).run()
+        assert not report.changed
+        assert (
+            "evidence of the experiment that revision 2 entered, and revision 4 entered the one"
+            in report.message
+        )
+    assert deployer(moves, B, body(B, online(experiment=4))).run().changed
+    assert stage_of(moves) is Stage.HYBRID
+
+
+def test_a_crossed_guardrail_of_a_canary_at_full_ends_the_canary(moves: StateMachine) -> None:
+    for target in (Target.PILOT, Target.HYBRID, Target.FULL):
+        moves.advance(promote(target, B), B)
+    other = bundle("D", model="M3", recipe="R2")
+    moves.canary(promote(Target.CANARY, other), other)  # revision 5
+    harm = online(
+        recipe_a="R2", estimate=-0.1, low=-0.2, high=-0.05, experiment=5, gathered_for="refresh_recipe"
+    )
+    report = deployer(moves, other, body(other, harm), hold=None).run()
+    current = moves.state.current
+    assert report.changed
+    assert current is not None
+    assert (current.stage, current.canary, current.bundles) == (Stage.FULL, None, ("B",))
 
 
 def test_the_walk_of_the_contracts_as_the_deployment_walks_it(moves: StateMachine) -> None:

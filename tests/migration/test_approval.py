@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -123,13 +124,15 @@ def test_a_stale_decision_s_approval_is_refused(tmp_path: Path) -> None:
 def test_a_revoked_decision_waits_no_more(moves: StateMachine) -> None:
     deployer(moves, B, body(B)).run()
     deployer(moves, B, body(B)).approve(waiting(moves), "bob")
-    hybrid = body(B, online())
+    hybrid = body(B, online(experiment=3))
     deployer(moves, B, hybrid).run()
     proposal = waiting(moves)
     assert proposal.target is Target.HYBRID
     moves.rollback(actor="ann", reason="clicks fell")  # goes back, so it waits for nobody
     assert stage_of(moves) is Stage.CASCADE
-    with pytest.raises(StateError, match="not approved: hybrid is more than one stage after cascade"):
+    with pytest.raises(
+        StateError, match=r"not approved: .* revision 3 entered, and none runs: measure again"
+    ):
         deployer(moves, B, hybrid).approve(proposal, "bob")
     # And the pilot's own decision is revoked: proposed again it is refused before it waits.
     assert "was revoked by revision 4" in deployer(moves, B, body(B)).run().message
@@ -139,11 +142,29 @@ def test_what_keeps_the_list_fresh_or_goes_back_waits_for_nobody(moves: StateMac
     deployer(moves, B, body(B)).run()
     deployer(moves, B, body(B)).approve(waiting(moves), "bob")
     assert moves.refresh(decision(Target.REFRESH_DATA, B2), B2).changed
-    harm = body(B2, online(estimate=-0.1, low=-0.2, high=-0.05))
+    harm = body(B2, online(experiment=3, estimate=-0.1, low=-0.2, high=-0.05))
     assert deployer(moves, B2, harm, refresh=Target.REFRESH_DATA, hold=None).run().changed
     assert stage_of(moves) is Stage.CASCADE
     C = bundle("C", model="M2")
     assert "waits for a second person" in moves.refresh(promote(Target.REFRESH_RETRAIN, C), C).message
+
+
+def test_a_proposal_whose_decision_was_revoked_is_not_among_those_that_wait(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    state, proposal = moves.state, waiting(moves)
+    assert state.waiting == (proposal,)
+    assert replace(state, revoked={proposal.identity: 3}).waiting == ()
+    assert replace(state, applied={proposal.identity: 3}).waiting == ()
+
+
+def test_whoever_proposes_in_another_s_name_does_not_approve_either(moves: StateMachine) -> None:
+    moves.override(B, Target.PILOT, actor="carol", reason="the fair is tomorrow")  # ann runs the process
+    for name in ("ann", " ANN", "carol"):
+        with pytest.raises(StateError, match="somebody else must approve"):
+            moves.override(B, Target.PILOT, actor="carol", reason="the fair is tomorrow", approver=name)
+    assert moves.override(
+        B, Target.PILOT, actor="carol", reason="the fair is tomorrow", approver="bob"
+    ).changed
 
 
 def test_an_override_needs_a_second_person_too(moves: StateMachine) -> None:

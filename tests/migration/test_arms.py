@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -173,3 +174,30 @@ def test_a_pilot_may_be_confined_to_a_declared_scenario(tmp_path: Path) -> None:
     assert now(moves).scenario == "basket"
     moves.advance(decision(Target.HYBRID, B2, online()), B2)
     assert now(moves).scenario is None  # most users: every request
+
+
+def test_full_serves_what_hybrid_measured_whatever_the_settings_say_by_then(tmp_path: Path) -> None:
+    def rules(**changes: Any) -> MigrationSettings:
+        return MigrationSettings.model_validate({**LAYERED.model_dump(), **changes})
+
+    def treated(document: Deployment) -> tuple[PathName, dict[str, float] | None]:
+        assert document.treatment is not None
+        return document.treatment.path, document.blend
+
+    weights = {"cascade": 0.4, "generative": 0.6}
+    moves = machine(tmp_path, rules(blend=weights))
+    moves.bootstrap(A)
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.advance(decision(Target.HYBRID, B, online()), B)
+    measured = treated(now(moves))
+    assert measured == (PathName.BLENDED, weights)
+    later = machine(tmp_path, rules(hybrid_path="generative", blend={"cascade": 1.0, "generative": 1.0}))
+    later.advance(decision(Target.FULL, B, online()), B)
+    assert (now(later).stage, treated(now(later))) == (Stage.FULL, measured)
+    # Another path is tried on most users first, by hand, and only then on everybody.
+    later.override(B, Target.HYBRID, actor="ann", reason="generation end to end")
+    assert treated(now(later)) == (PathName.GENERATIVE, None)
+    moves.override(B2, Target.FULL, actor="ann", reason="it has been measured")
+    assert (now(moves).stage, treated(now(moves))) == (Stage.FULL, (PathName.GENERATIVE, None))
+    moves.demote(actor="ann", reason="the season")
+    assert (now(moves).stage, treated(now(moves))) == (Stage.HYBRID, (PathName.GENERATIVE, None))

@@ -26,12 +26,12 @@ from tests.migration.builders import (
 
 
 def judge(requirement: Requirement, *found: Evidence, as_of: datetime | None = NOON) -> tuple[Status, str]:
-    verdict = evaluate(requirement, found, as_of, recipe="R1", bundle="B")
+    verdict = evaluate(requirement, found, as_of, recipe="R1", bundle="B", target="hybrid")
     return verdict.status, verdict.reason
 
 
 def outcome(policy: Policy, found: list[Evidence], as_of: datetime | None = NOON) -> Decision:
-    return decide(found, policy, as_of, target=Target.PILOT, recipe="R1", bundle_id="B")
+    return decide(found, policy, as_of, target=Target.HYBRID, recipe="R1", bundle_id="B")
 
 
 def test_the_interval_decides_and_not_the_estimate() -> None:
@@ -52,6 +52,18 @@ def test_what_is_not_measured_on_this_recipe_or_bundle_is_missing() -> None:
     assert judge(OFFLINE, evidence(slice="new_users"), evidence(path_b="sasrec"))[0] is Status.MISSING
 
 
+def test_what_a_pilot_shows_is_no_word_on_the_stage_after_the_next() -> None:
+    assert judge(ONLINE, online())[0] is Status.MET
+    status, reason = judge(ONLINE, online(gathered_for="full"))
+    assert status is Status.MISSING
+    assert reason.endswith("what was measured was gathered for full, not for hybrid")
+    status, reason = judge(ONLINE, online(gathered_for=None))
+    assert status is Status.MISSING
+    assert reason.endswith("gathered for no gate, not for hybrid")
+    harm = online(gathered_for="full", estimate=-0.1, low=-0.2, high=-0.05)
+    assert outcome(Policy(requirements=(ONLINE,)), [harm]).outcome is Outcome.HOLD
+
+
 def test_old_undated_future_and_non_finite_evidence_does_not_count() -> None:
     assert judge(ONLINE, online())[0] is Status.MET
     assert judge(ONLINE, online(), as_of=NOON + timedelta(days=8))[0] is Status.STALE
@@ -70,13 +82,23 @@ def test_contradicting_evidence_counts_by_its_worst() -> None:
 def test_underpowered_says_how_many_users_it_would_take() -> None:
     # Half width 0.02 at 900 users, room 0.012: 900 * (0.02 / 0.012)^2.
     verdict = evaluate(
-        OFFLINE, [evidence(estimate=0.002, low=-0.018, high=0.022)], NOON, recipe="R1", bundle="B"
+        OFFLINE,
+        [evidence(estimate=0.002, low=-0.018, high=0.022)],
+        NOON,
+        recipe="R1",
+        bundle="B",
+        target="hybrid",
     )
     assert verdict.needed_n == 2500
     assert "2500 users" in verdict.reason
     # The estimate misses the margin: the usual sample size for a true difference of zero, (z sd / margin)^2.
     verdict = evaluate(
-        OFFLINE, [evidence(estimate=-0.012, low=-0.03, high=0.006)], NOON, recipe="R1", bundle="B"
+        OFFLINE,
+        [evidence(estimate=-0.012, low=-0.03, high=0.006)],
+        NOON,
+        recipe="R1",
+        bundle="B",
+        target="hybrid",
     )
     assert verdict.needed_n == pytest.approx(((1.959964 + 0.841621) * 0.25 / 0.01) ** 2, abs=1)
     assert judge(requirement(minimum_n=1000), evidence())[0] is Status.UNDERPOWERED
@@ -205,7 +227,7 @@ def test_a_duration_is_exact_and_nothing_else_online_may_be() -> None:
     )
     rate = online(interval="exact")
     for rule, found, status in ((days, told, Status.MET), (ONLINE, rate, Status.NOT_VALID)):
-        assert evaluate(rule, [found], NOON, recipe="R1", bundle=None).status is status
+        assert evaluate(rule, [found], NOON, recipe="R1", bundle=None, target="hybrid").status is status
 
 
 def test_the_linter_knows_which_path_a_stage_serves() -> None:
@@ -218,11 +240,50 @@ def test_the_linter_knows_which_path_a_stage_serves() -> None:
         update={
             "hybrid": Policy(requirements=(online, preference, of_cascade)),
             "full": Policy(requirements=(online.model_copy(update={"path": "blended"}), preference)),
+            "refresh_recipe": Policy(requirements=(OFFLINE, online.model_copy(update={"path": "blended"}))),
+            "holdback_share": 0.05,
+            "interleaved_share": 0.05,
         }
     )
     assert lint_policies(sound) == []
     (found,) = lint_policies(sound.model_copy(update={"full": Policy(requirements=(online,))}))
     assert "stage hybrid serves blended, not generative; write path: blended, or change hybrid_path" in found
+    (found,) = lint_policies(sound.model_copy(update={"refresh_recipe": Policy(requirements=(online,))}))
+    assert "stage full serves blended, not generative; write path: blended, or change hybrid_path" in found
+
+
+def test_the_linter_knows_whom_the_shares_leave_none_of() -> None:
+    clicks = requirement(metric="ctr", kind="online", path="blended", margin=-0.005, guardrail=True)
+    preference = requirement(metric="interleaving_preference", kind="online", margin=0.48, against=None)
+    measured_before = clicks.model_copy(update={"guardrail": False})  # at hybrid, which has a control
+    sound = SETTINGS.model_copy(
+        update={
+            "hybrid": Policy(requirements=(preference,)),
+            "full": Policy(requirements=(clicks, measured_before)),
+            "refresh_recipe": Policy(requirements=(OFFLINE, clicks)),
+            "holdback_share": 0.05,
+            "interleaved_share": 0.05,
+        }
+    )
+    assert lint_policies(sound) == []
+    guard, canary = lint_policies(sound.model_copy(update={"holdback_share": 0.0}))
+    assert guard.startswith("full, requirement 0")
+    assert "guards nothing once stage full is entered: holdback_share is 0" in guard
+    assert canary.startswith("refresh_recipe, requirement 1")
+    assert "can never pass: holdback_share is 0, so at stage full nobody is on the cascade" in canary
+    (unseen,) = lint_policies(sound.model_copy(update={"interleaved_share": 0.0}))
+    assert unseen.startswith("hybrid, requirement 0")
+    assert "can never pass: interleaved_share is 0, so nobody sees interleaved lists" in unseen
+    (beside,) = lint_policies(
+        sound.model_copy(
+            update={
+                "refresh_recipe": Policy(
+                    requirements=(OFFLINE, preference.model_copy(update={"path": "blended"}))
+                )
+            }
+        )
+    )
+    assert "a canary runs beside no interleaved lists" in beside
 
 
 def test_a_rollback_names_the_guardrail_that_is_broken_and_not_what_else_is_amiss() -> None:

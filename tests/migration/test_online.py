@@ -77,6 +77,11 @@ def test_equal_users_give_equal_evidence_whenever_one_looks(pilot: Experiment) -
     assert measure(pilot, body).evidence == measure(pilot, body).evidence
 
 
+def test_all_of_it_says_of_which_experiment_it_is_and_what_it_was_gathered_for(pilot: Experiment) -> None:
+    found = measure(pilot, online(users(600, "treatment"), users(600, "control", 1))).evidence
+    assert {(item.experiment, item.gathered_for) for item in found} == {(2, "hybrid")}
+
+
 def test_the_past_sharpens_the_figure_and_is_refused_where_it_differs(pilot: Experiment) -> None:
     plain = online(
         users(2000, "treatment", past=False, alike=5), users(2000, "control", 1, past=False, alike=5)

@@ -27,7 +27,7 @@ def traffic(**changes: object) -> Traffic:
 
 def verdict(estimate: float, low: float, high: float) -> object:
     found = online(estimate=estimate, low=low, high=high)
-    return evaluate(CLICKS, [found], NOON, recipe="R1", bundle=None)
+    return evaluate(CLICKS, [found], NOON, recipe="R1", bundle=None, target="hybrid")
 
 
 def test_every_open_requirement_is_told_with_users_and_days() -> None:

@@ -14,6 +14,7 @@ from segue.migration.simulation import CLICKS, REQUESTS, Effect, Population, Sch
 from segue.migration.statistics import asymptotic, bounded, sample_ratio
 from segue.migration.statistics.difference import difference
 from segue.migration.statistics.linearised import arm_estimate
+from segue.migration.statistics.quantile import Requests, quantile
 from tests.migration.builders import NOON, requirement
 from tests.migration.builders import online as online_item
 
@@ -77,6 +78,18 @@ def test_a_rate_needs_what_its_betting_sequence_takes() -> None:
     assert 0.7 < (capital >= math.log(40)).any(axis=1).mean() < 0.9
 
 
+def test_a_latency_needs_what_shows_that_one_list_in_a_hundred_is_not_slower() -> None:
+    told = need(online("latency_p99_ms", "at_most", 500.0))
+    assert (told.outcome, told.assumes) == ("met", "no list takes longer than 500 ms")
+    assert told.users is not None
+    fast = Requests(np.full(told.users, 30.0), np.arange(told.users))
+    assert quantile(fast, 0.99, confidence=0.95).high <= 500.0
+    fewer = Requests(fast.value[:-1], fast.user[:-1])
+    assert not quantile(fewer, 0.99, confidence=0.95).high <= 500.0
+    with pytest.raises(ConfigurationError, match="leave --expect latency_p99_ms out"):
+        need(online("latency_p99_ms", "at_most", 500.0), expected={"latency_p99_ms": 300.0})
+
+
 def test_the_sample_ratio_needs_what_its_sequence_takes() -> None:
     told = need(online("sample_ratio_deviation", "at_most", 0.01), share=0.3)
     assert told.outcome == "met"
@@ -128,7 +141,7 @@ def test_what_a_verdict_tells_is_near_and_above_what_the_calculator_does() -> No
     assert calculated is not None
     assert calculated < formula < 1.4 * calculated
     item = online_item(estimate=-0.02, low=-0.03, high=0.001, sd=sd, n=5000)
-    verdict = evaluate(ctr(-0.01), [item], NOON, recipe="R1", bundle=None)
+    verdict = evaluate(ctr(-0.01), [item], NOON, recipe="R1", bundle=None, target="hybrid")
     assert verdict.needed_n == formula
 
 

@@ -22,6 +22,7 @@ from segue.errors import StateError
 from segue.migration.decide import Decision, Target
 from segue.migration.deployment import BundleFacts, Deployment, read_current
 from segue.migration.ledger import Ledger, Row
+from segue.migration.online_experiment import running_experiment
 from segue.migration.settings import MigrationSettings
 from segue.migration.state import State
 from segue.migration.state_machine import STAGES, StateMachine
@@ -258,8 +259,13 @@ class RandomEvents(RuleBasedStateMachine):
         self.alive()
         before = self.state()
         try:
-            run = deployer(self.moves, facts, body(facts, HARM.model_copy(update={"recipe_a": facts.recipe})) if harm
-                           else body(facts, online(recipe_a=facts.recipe)))  # fmt: skip
+            running = running_experiment(before)
+            told = (HARM if harm else online()).model_copy(update={"recipe_a": facts.recipe})
+            if running is not None:
+                told = told.model_copy(
+                    update={"experiment": running.entry, "gathered_for": running.target.value}
+                )
+            run = deployer(self.moves, facts, body(facts, told))
             answer_requests(self.shelf, self.moves, run)
             run.run()
             project(self.shelf, self.moves)

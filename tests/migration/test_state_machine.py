@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from segue.errors import StateError
+from segue.migration.change import Draft
 from segue.migration.decide import Outcome, Target
+from segue.migration.events.rollback import rollback
 from segue.migration.state_machine import Change, Refused, StateMachine
 from segue.registry.projection import desired
 from segue.schema import PathName, Stage
@@ -187,6 +190,63 @@ def test_rollback_to_a_named_revision_restores_it_exactly(moves: StateMachine) -
             moves.rollback(actor="ann", reason="x", to=number)
 
 
+def test_what_was_left_does_not_come_back_by_a_revision_s_number(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    moves.rollback(actor="ann", reason="wrong prices")
+    moves.refresh(decision(Target.REFRESH_RETRAIN, C), C)
+    with pytest.raises(
+        StateError, match=r"revision 3 rests on decision \w+, which revision 4 revoked: only an override"
+    ):
+        moves.rollback(actor="ann", reason="I want it", to=3)
+    # What the rollback itself restored is good.
+    assert arms(moves.rollback(actor="ann", reason="worse", to=4))[0][1] == "B"
+
+
+def test_a_bundle_that_was_left_does_not_come_back_by_a_later_revision_s_number(moves: StateMachine) -> None:
+    moves.shadow(decision(Target.SHADOW, B), B)
+    moves.override(B2, Target.REFRESH_DATA, actor="ann", reason="it cannot wait")
+    moves.override(C, Target.REFRESH_RETRAIN, actor="ann", reason="nor can this")
+    moves.rollback(actor="ann", reason="both were wrong", to=2)
+    assert moves.refresh(promote(Target.REFRESH_DATA, bundle("B3")), bundle("B3")).changed
+    with pytest.raises(StateError, match="revision 3 needs bundle B2, which revision 5 left"):
+        moves.rollback(actor="ann", reason="I want it", to=3)
+
+
+def test_a_recipe_that_was_taken_out_of_a_stage_does_not_come_back_by_number(moves: StateMachine) -> None:
+    moves.override(B, Target.PILOT, actor="ann", reason="the fair is tomorrow")
+    moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    moves.rollback(actor="ann", reason="worse", experiment=True)
+    E = bundle("E", model="M4", recipe="R3")
+    moves.advance(promote(Target.PILOT, E), E)
+    with pytest.raises(StateError, match="revision 2 is of recipe R1, which revision 4 took out of pilot"):
+        moves.rollback(actor="ann", reason="I want it", to=2)
+    with pytest.raises(StateError, match="revision 3 is of recipe R1, which revision 4 took out of pilot"):
+        moves.rollback(actor="ann", reason="I want it", to=3)
+
+
+def test_what_a_rollback_restores_is_not_barred_by_it(moves: StateMachine) -> None:
+    moves.override(B, Target.PILOT, actor="ann", reason="the fair is tomorrow")
+    moves.override(C, Target.REFRESH_RETRAIN, actor="ann", reason="it cannot wait")
+    moves.override(B, Target.PILOT, actor="ann", reason="back to B")
+    moves.override(C, Target.REFRESH_RETRAIN, actor="ann", reason="it was good")
+    assert moves.rollback(actor="ann", reason="neither", to=2).changed
+    assert set(moves.state.barred_bundles) == {"C"}
+    assert moves.state.barred_recipes == {}
+
+
+def test_what_an_experiment_is_left_for_is_never_a_bundle_that_was_left(moves: StateMachine) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.refresh(decision(Target.REFRESH_RETRAIN, C), C)
+    for barred, on in (({}, "C"), ({"C": 3}, "A")):
+        draft = rollback(
+            replace(moves.state, barred_bundles=barred), moves.settings, actor="segue", reason="ctr", experiment=True,
+            to=None, decision=None,
+        )  # fmt: skip
+        assert isinstance(draft, Draft)
+        assert [arm.bundle for arm in draft.changes["arms"]] == [on]
+
+
 def test_demote_and_abandon_last(moves: StateMachine) -> None:
     moves.advance(decision(Target.PILOT, B), B)
     moves.advance(decision(Target.HYBRID, B, online()), B)
@@ -204,7 +264,7 @@ def test_another_recipe_comes_by_way_of_a_canary(moves: StateMachine) -> None:
     for target in (Target.PILOT, Target.HYBRID, Target.FULL):
         moves.advance(decision(target, B, online()), B)
     canary = moves.canary(promote(Target.CANARY, D), D)
-    assert arms(canary)[-1] == ("canary", "D", "generative", 0.05)
+    assert arms(canary)[-1] == ("canary", "D", "blended", 0.05)
     assert desired(moves.state)["challenger"] == "D"
     with pytest.raises(Refused, match="a canary runs"):
         moves.refresh(decision(Target.REFRESH_DATA, B2), B2)

@@ -50,6 +50,7 @@ def online(
     return evidence(
         kind="online", metric=metric, path_b=against, interval="confidence_sequence", estimate=estimate,
         low=estimate - half, high=estimate + half, n=n, sd=0.3, measured_at=at.isoformat(), dataset=DATASET,
+        experiment=2, gathered_for="hybrid",
     )  # fmt: skip
 
 

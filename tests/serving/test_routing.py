@@ -177,3 +177,11 @@ def test_a_document_of_an_earlier_version_keeps_its_users() -> None:
     }  # fmt: skip
     found = Deployment.model_validate(old)
     assert all((arm_for(found, user).name == "control") == (position("segue", user) < 0.05) for user in USERS)
+
+
+def test_who_is_held_back_is_not_for_that_reason_shadowed() -> None:
+    shadow = Shadow(bundle="B", path=PathName.GENERATIVE, rate=0.1)
+    found = document(holdback_share=0.1).model_copy(update={"shadow": shadow})
+    held = {user for user, arm in arms_of(found).items() if arm == "holdback"}
+    shadowed = {user for user in USERS if is_shadowed(found, user)}
+    assert 0 < len(held & shadowed) < 0.3 * len(held)  # one in ten, by chance

@@ -32,8 +32,9 @@ from segue.serving.service import Service
 from segue.serving.store import Exposure, Store
 from segue.serving.watching import StoreReader, Watch
 from segue.workspace import Workspace
-from tests.migration.builders import SETTINGS, ledger, promote
-from tests.migration.experiments import CONTENDER, at_pilot
+from tests.migration.builders import SETTINGS, bundle, ledger, promote
+from tests.migration.builders import machine as migration_machine
+from tests.migration.experiments import CONTENDER, INCUMBENT_ALONE, at_pilot
 from tests.serving.store.builders import click, exposure
 from tests.serving.worlds import FakePath
 
@@ -218,6 +219,21 @@ def test_at_the_last_stage_its_own_policy_guards_what_serves(store: Store, tmp_p
     assert crossing is not None
     assert crossing.change.deployment is not None
     assert crossing.change.deployment.stage is Stage.HYBRID
+
+
+def test_a_canary_of_another_incumbent_is_watched(store: Store, tmp_path: Path) -> None:
+    of_canary = FALLBACKS.model_copy(update={"path": "canary"})
+    machine = migration_machine(
+        tmp_path, GUARDED.model_copy(update={"canary_incumbent": Policy(requirements=(of_canary,))})
+    )
+    machine.bootstrap(INCUMBENT_ALONE)
+    other = bundle("S", model=None, incumbent="incumbent-2")
+    assert machine.canary(promote(Target.CANARY_INCUMBENT, other), other).changed
+    store.log_exposures([shown(number, "canary", bundle="S", fallback="it broke") for number in range(100)])
+    crossing = watcher(machine, store).look()
+    assert crossing is not None
+    assert crossing.change.deployment is not None
+    assert [(arm.name, arm.bundle) for arm in crossing.change.deployment.arms] == [("cascade", "A")]
 
 
 def test_one_of_several_watchers_acts(store: Store, tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ def make_plan(
     changed["shadow"] = _with_margins(settings.shadow, factor, answers.latency_p99_ms).model_dump(
         mode="json", exclude_defaults=True
     )
+    # Its canary runs at stage full, which serves what hybrid did.
+    changed["refresh_recipe"] = _about(
+        _with_margins(settings.refresh_recipe, factor, answers.latency_p99_ms), row.hybrid_path
+    ).model_dump(mode="json", exclude_defaults=True)
     merged = MigrationSettings.model_validate(settings.model_dump(mode="json") | changed)
     if faults := lint_policies(merged):
         raise ConfigurationError(f"the plan's policies would be refused: {faults[0]}")
@@ -186,7 +190,7 @@ def _stage(stage: Stage, row: PlanRow, lacking: list[Lack]) -> StagePlan:
     path, share = {
         Stage.PILOT: (row.pilot_path.value, row.pilot_share),
         Stage.HYBRID: (row.hybrid_path.value, row.hybrid_share),
-        Stage.FULL: ("generative", 1 - row.holdback),
+        Stage.FULL: (row.hybrid_path.value, 1 - row.holdback),
     }[stage]
     entered = [lack.entered for lack in lacking if lack.entered is not None]
     if stage is Stage.PILOT:

@@ -17,6 +17,7 @@ from segue.migration.decide import Decision, Outcome, Target, decide
 from segue.migration.deployment import BundleFacts
 from segue.migration.evidence import Evidence, evidence_sha256
 from segue.migration.gates import gate, policy_of
+from segue.migration.online_experiment import running_experiment
 from segue.migration.policy import policy_sha256
 from segue.migration.settings import MigrationSettings
 from segue.migration.state_machine import STAGES, SYSTEM, Change, Refused, StateMachine
@@ -72,16 +73,23 @@ class Deployer:
     def run(self) -> Report:
         """Record every decision and apply, in order: the refresh, the next stages, the shadow."""
         report = Report()
+        advanced = False
         for target in (*REFRESHES, *STAGE_TARGETS):
             decision = self.decisions.get(target)
             if decision is None:
                 continue
             self.machine.record(decision)
+            if advanced:
+                # Nobody was shown anything at the stage that was just entered.
+                report.add(f"{target} {decision.outcome}", Change("no change: one stage at a time"))
+                continue
             subject = f"{target} {decision.outcome}"
             if decision.outcome is Outcome.PROMOTE and not self._settings.automatic:
                 report.add(subject, Change(f"no change: it waits for the alias of {target} in MLflow"))
                 continue
-            report.add(subject, self.apply(target))
+            change = self.apply(target)
+            advanced = change.changed and target in STAGE_TARGETS
+            report.add(subject, change)
         self._canary(report)
         self._shadow(report)
         return report
@@ -130,6 +138,8 @@ class Deployer:
         try:
             if decision.outcome is Outcome.ROLLBACK:
                 return self._roll_back(decision, actor)
+            if (foreign := self._of_another_experiment(decision)) is not None:
+                return foreign
             event = {
                 **dict.fromkeys(STAGE_TARGETS, self.machine.advance),
                 **dict.fromkeys(REFRESHES, self.machine.refresh),
@@ -151,10 +161,38 @@ class Deployer:
             bundle_id=self.offer.bundle.bundle_id,
         )
 
+    def _of_another_experiment(self, decision: Decision) -> Change | None:
+        """Why online evidence of another experiment than the one that runs does not count, if the decision rests on any.
+
+        The same recipe may enter the same stage again; who suffered it then says nothing about who sees it now.
+        """
+        if all(verdict.requirement.kind != "online" for verdict in decision.verdicts):
+            return None
+        running = running_experiment(self.machine.state)
+        entry = None if running is None else running.entry
+        entries = {
+            item.experiment
+            for item in self.offer.evidence
+            if item.kind == "online"
+            and item.gathered_for == decision.target.value
+            and item.recipe_a == decision.recipe
+        }
+        if not (others := entries - {entry}):
+            return None
+        past = ", ".join(sorted(str(number) for number in others))
+        now = "none runs" if entry is None else f"revision {entry} entered the one that runs"
+        return Change(
+            f"no change: decision {decision.short} rests on online evidence of the experiment that revision {past} "
+            f"entered, and {now}: measure again"
+        )
+
     def _roll_back(self, decision: Decision, actor: str) -> Change:
-        current = self.machine.state.current
-        if current is None or current.stage is Stage.CASCADE or current.recipe != decision.recipe:
+        running = running_experiment(self.machine.state)
+        # The recipe on trial: a canary's, where one runs, and not that of the document, which is what it runs beside.
+        if running is None or running.on_trial.facts.recipe != decision.recipe:
             return Change("no change: the recipe whose guardrail was crossed serves nobody")
+        if (foreign := self._of_another_experiment(decision)) is not None:
+            return foreign
         return self.machine.rollback(
             actor=actor, reason=f"guardrail: {decision.broken_guardrail}", experiment=True, decision=decision
         )

@@ -35,6 +35,7 @@ class Proposal:
     reason: str
     revision: int  # what served when it was proposed
     at: str
+    login: str | None = None  # who ran the process, whatever name was given; None: not known
 
     @classmethod
     def of(cls, payload: Mapping[str, Any], at: str) -> Proposal:
@@ -49,6 +50,7 @@ class Proposal:
             reason=payload["reason"],
             revision=payload["revision"],
             at=at,
+            login=payload.get("login"),  # rows of an earlier version have none
         )
 
     @property
@@ -69,6 +71,7 @@ class Proposal:
                 "actor": self.actor,
                 "reason": self.reason,
                 "revision": self.revision,
+                "login": self.login,
             },
         )
 
@@ -106,6 +109,7 @@ def proposal_of(
         reason=draft.reason,
         revision=revision,
         at=at,
+        login=user,
     )
 
 
@@ -121,7 +125,7 @@ def approved(draft: Draft, proposal: Proposal, approver: str, waiting: Iterable[
         )
     if not approver.strip():
         raise StateError("an approval names who approves")
-    if _same(approver, known.proposer) or _same(approver, known.actor):
+    if any(name is not None and _same(approver, name) for name in (known.proposer, known.actor, known.login)):
         raise StateError(
             f"{_named(proposal)} was proposed by {known.proposer}: somebody else must approve of it"
         )

@@ -28,8 +28,14 @@ from segue.schema import PathName, Stage
 _DIGITS: Final = 9  # of a share: enough for any public, and short enough to be read
 
 
-def stage_of(stage: Stage, bundle: BundleFacts, settings: MigrationSettings) -> dict[str, Any]:
-    """What a document says at ``stage`` on ``bundle``: stage, scenario, arms, shadow, blend and recipe."""
+def stage_of(
+    stage: Stage, bundle: BundleFacts, settings: MigrationSettings, *, tried: Deployment | None = None
+) -> dict[str, Any]:
+    """What a document says at ``stage`` on ``bundle``: stage, scenario, arms, shadow, blend and recipe.
+
+    Stage full serves what stage hybrid measured (docs/adr/0016): where ``tried`` is at one of the two and the other is
+    asked for, its path and blend go on, whatever the settings say by now.
+    """
     name = bundle.bundle_id
     if stage is Stage.CASCADE:
         return {
@@ -40,19 +46,19 @@ def stage_of(stage: Stage, bundle: BundleFacts, settings: MigrationSettings) -> 
             "blend": None,
             "recipe": None,
         }
-    path = {
-        Stage.PILOT: settings.pilot_path,
-        Stage.HYBRID: settings.hybrid_path,
-        Stage.FULL: PathName.GENERATIVE,
-    }[stage]
+    path = settings.pilot_path if stage is Stage.PILOT else settings.hybrid_path
+    blend = settings.blend
+    measured = None if tried is None or tried.stage not in (Stage.HYBRID, Stage.FULL) else tried.treatment
+    if tried is not None and measured is not None and stage is not Stage.PILOT:
+        path, blend = measured.path, tried.blend
     return {
         "stage": stage,
         "scenario": settings.scenario if stage is Stage.PILOT else None,
-        "arms": _full_arms(name, settings)
+        "arms": _full_arms(name, path, settings)
         if stage is Stage.FULL
         else _trial_arms(stage, name, path, settings),
         "shadow": None,
-        "blend": settings.blend if path is PathName.BLENDED else None,
+        "blend": blend if path is PathName.BLENDED else None,
         "recipe": bundle.recipe,
     }
 
@@ -116,10 +122,10 @@ def _trial_arms(stage: Stage, bundle: str, path: PathName, settings: MigrationSe
     return (*held, *both, control, treatment)
 
 
-def _full_arms(bundle: str, settings: MigrationSettings) -> tuple[Arm, ...]:
+def _full_arms(bundle: str, path: PathName, settings: MigrationSettings) -> tuple[Arm, ...]:
     held = _held_back(bundle, settings)
     share = _share(_left(held))
-    return (*held, Arm(name=TREATMENT, bundle=bundle, path=PathName.GENERATIVE, share=share))
+    return (*held, Arm(name=TREATMENT, bundle=bundle, path=path, share=share))
 
 
 def _held_back(bundle: str, settings: MigrationSettings) -> tuple[Arm, ...]:

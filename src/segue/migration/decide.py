@@ -101,7 +101,7 @@ def decide(
     if hold_because is None:
         faults = problems(policy, str(target.value))
         verdicts = tuple(
-            evaluate(requirement, evidence, as_of, recipe=recipe, bundle=bundle_id)
+            evaluate(requirement, evidence, as_of, recipe=recipe, bundle=bundle_id, target=target.value)
             for requirement in policy.requirements
         )
     broken = any(

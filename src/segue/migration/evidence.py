@@ -31,6 +31,8 @@ class Evidence(BaseModel):
     ``path_b`` set: the figure is the paired difference *path_a minus path_b* over ``n`` units; ``path_b``
     null: it is path_a's own value. ``sd`` is the per-unit standard deviation of what was averaged (of the
     differences, where paired), from which the gate tells how many units would resolve a margin.
+    Online evidence says of which ``experiment`` it is (the revision that entered it) and what that was ``gathered_for``
+    (the target whose gate it may open): no other gate counts it, however equal recipe and path are.
     ``measured_at`` (ISO 8601 with offset) is set by measured steps only: a deterministic step has no time.
     """
 
@@ -57,6 +59,8 @@ class Evidence(BaseModel):
     code_version: str
     sd: float | None = None
     measured_at: str | None = None
+    experiment: int | None = None
+    gathered_for: str | None = None
 
     @field_validator("estimate", "low", "high", "sd", mode="before")
     @classmethod

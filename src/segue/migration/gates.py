@@ -20,17 +20,17 @@ LEARNED_BEFORE = ("codebook", "tuning")
 
 
 def policy_of(settings: MigrationSettings, target: Target) -> Policy:
-    """The policy for ``target``. A canary must show what a recipe refresh must, as far as that can be known
-    before anybody was served: everything but the online requirements."""
-    if target is Target.CANARY:
-        return Policy(
-            requirements=tuple(
-                requirement
-                for requirement in settings.refresh_recipe.requirements
-                if requirement.kind != "online"
-            )
-        )
-    policy = getattr(settings, target.value)
+    """What must be shown for ``target``. A canary must show what its policy asks for as far as that can be known before
+    anybody was served: everything but the online requirements, which guard it once it runs."""
+    policy = guarding_policy_of(settings, target)
+    if target not in (Target.CANARY, Target.CANARY_INCUMBENT):
+        return policy
+    return Policy(requirements=tuple(one for one in policy.requirements if one.kind != "online"))
+
+
+def guarding_policy_of(settings: MigrationSettings, target: Target) -> Policy:
+    """All that is written down for ``target``, whose guardrails hold while an experiment gathers evidence for it."""
+    policy = getattr(settings, (Target.REFRESH_RECIPE if target is Target.CANARY else target).value)
     assert isinstance(policy, Policy)
     return policy
 

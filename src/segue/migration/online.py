@@ -77,6 +77,7 @@ def online_evidence(
     if counted_at is None:
         return measured
     look = Look(users, catalogue, measured.notes)
+    bound = {"experiment": experiment.entry, "gathered_for": experiment.target.value}
     wanted = None if only is None else {(one.metric, one.path, one.against) for one in only}
 
     def add(
@@ -91,7 +92,8 @@ def online_evidence(
             return
         found = make(_confidence(settings, metric))
         if found is not None:
-            measured.evidence.append(_evidence(found, metric, label, arm, against, about, counted_at))
+            one = _evidence(found, metric, label, arm, against, about, counted_at)
+            measured.evidence.append(one.model_copy(update=bound))
 
     baseline = experiment.baseline
     for metric in _metrics(settings):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segue.canonical import sha256_of
 from segue.errors import ConfigurationError
+from segue.migration.deployment import CANARY
 from segue.migration.evidence import Evidence
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics.asymptotic import users_for
@@ -79,17 +80,23 @@ def evaluate(
     *,
     recipe: str | None,
     bundle: str | None,
+    target: str,
 ) -> Verdict:
     """Judge one requirement against everything that was measured.
 
     Offline and online evidence counts only if it was measured on ``recipe``, serving evidence only if on
-    ``bundle``. ``as_of`` is the moment at which ages are taken; null makes every age unknown, hence stale.
+    ``bundle``, and online evidence only if its experiment was for ``target``: what a pilot shows is no word on the
+    stage after the next. ``as_of`` is the moment at which ages are taken; null makes every age unknown, hence stale.
     """
     matching = [item for item in evidence if _answers(item, requirement)]
-    bound = [item for item in matching if _is_bound(item, recipe=recipe, bundle=bundle)]
+    measured = [item for item in matching if _is_bound(item, recipe=recipe, bundle=bundle)]
+    bound = [item for item in measured if item.kind != "online" or item.gathered_for == target]
     if not bound:
         what = subject(requirement)
-        if matching:
+        if measured:
+            stages = ", ".join(sorted({item.gathered_for or "no gate" for item in measured}))
+            reason = f"{what}: missing; what was measured was gathered for {stages}, not for {target}"
+        elif matching:
             other = "another bundle" if requirement.kind == "serving" else "another recipe"
             reason = f"{what}: missing; what was measured was measured on {other}"
         else:
@@ -217,10 +224,11 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
+_PREFERENCE: Final = "interleaving_preference"
 _UNIT_METRICS: Final = (
     "ndcg", "recall", "mrr", "hit_rate", "precision", "coverage", "diversity", "list_overlap", "invalid_rate",
     "seen_rate", "error_rate", "fallback_rate", "ctr", "sample_ratio_deviation", "beam_share", "empty_rate",
-    "interleaving_preference", "refit_overlap",
+    _PREFERENCE, "refit_overlap",
 )  # fmt: skip
 
 
@@ -309,24 +317,57 @@ def lint_policies(settings: MigrationSettings) -> list[str]:
         if isinstance(policy := getattr(settings, name), Policy)
         for problem in problems(policy, name)
     ]
-    return found + _unserved_paths(settings)
+    return [*found, *_unserved_paths(settings), *_absent_arms(settings)]
+
+
+def _absent_arms(settings: MigrationSettings) -> list[str]:
+    """Online requirements about users whom the shares leave none of: at stage full the holdback is all that is compared with,
+    and interleaved lists are shown at pilot and hybrid alone."""
+    held_back, mixed = settings.holdback_share > 0, settings.interleaved_share > 0
+    nobody = "holdback_share is 0, so at stage full nobody is on the cascade; hold some users back"
+    found = []
+    for name in ("hybrid", "full", "refresh_recipe", "canary_incumbent"):
+        policy: Policy = getattr(settings, name)
+        for number, one in enumerate(policy.requirements):
+            where = f"{name}, requirement {number} ({subject(one)})"
+            if one.kind != "online":
+                continue
+            if one.metric == _PREFERENCE:
+                if name not in ("hybrid", "full"):
+                    found.append(
+                        f"{where} can never pass: a canary runs beside no interleaved lists; drop it"
+                    )
+                elif not mixed:
+                    found.append(
+                        f"{where} can never pass: interleaved_share is 0, so nobody sees interleaved lists"
+                    )
+            elif not held_back and PathName.CASCADE in (one.path, one.against):
+                if name == "refresh_recipe":
+                    found.append(f"{where} can never pass: {nobody}")
+                elif name == "full" and one.guardrail:
+                    found.append(f"{where} guards nothing once stage full is entered: {nobody}")
+    return found
 
 
 def _unserved_paths(settings: MigrationSettings) -> list[str]:
-    """Online requirements about a path that the stage before does not serve: evidence names what was measured."""
+    """Online requirements about a path that nobody is served then: evidence names what was measured."""
     found = []
     for name, stage, served in (
         ("hybrid", "pilot", settings.pilot_path.value),
         ("full", "hybrid", settings.hybrid_path.value),
+        ("refresh_recipe", "full", settings.hybrid_path.value),
+        ("canary_incumbent", "cascade", CANARY),
     ):
         policy: Policy = getattr(settings, name)
         for number, one in enumerate(policy.requirements):
             # An interleaved list tells the preference for the generative path, whichever path the treatment gets.
-            if one.kind != "online" or one.metric == "interleaving_preference":
+            if one.kind != "online" or one.metric == _PREFERENCE:
                 continue
             if one.path not in (served, PathName.CASCADE):
+                setting = "hybrid_path" if stage == "full" else f"{stage}_path"
+                instead = "" if stage == "cascade" else f", or change {setting}"
                 found.append(
                     f"{name}, requirement {number} ({subject(one)}) can never pass: stage {stage} serves {served}, not "
-                    f"{one.path}; write path: {served}, or change {stage}_path"
+                    f"{one.path}; write path: {served}{instead}"
                 )
     return found

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -37,6 +37,9 @@ _SEED: Final = 0
 _GRID_STEP: Final = 1.02  # looks are 2 % apart
 _FEWEST: Final = 50
 
+_P99: Final = "latency_p99_ms"
+_TAIL: Final = 0.01  # of the lists, beyond the 99th percentile
+_SLOWER: Final = "slower_rate"  # the share of the lists that take longer than a margin
 Crossing = npt.NDArray[np.float64]  # users at which each path crosses, infinity where it never does
 
 
@@ -156,6 +159,8 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
             requirement=subject(requirement), outcome="met", users=all_users, entered=all_users, days=duration,
             confidence=None, interval="elapsed days, no estimate", assumes="the experiment runs on",
         )  # fmt: skip
+    if name == _P99 and requirement.against is None and requirement.direction == "at_most":
+        return _quantile_power(requirement, plan, confidence)
     truth = _expected(requirement, plan)
     at_least = requirement.direction == "at_least"
     room = truth - requirement.margin if at_least else requirement.margin - truth
@@ -199,6 +204,19 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
     )
 
 
+def _quantile_power(requirement: Requirement, plan: Plan, confidence: float) -> Need:
+    """A quantile's sequence tells whether the share of a user's lists that are slower is below one in a hundred, which is a
+    bounded mean like any other (:mod:`segue.migration.statistics.quantile`)."""
+    if _P99 in plan.expected:
+        raise ConfigurationError(
+            f"{subject(requirement)}: users are calculated for lists of which none takes longer: leave --expect {_P99} out"
+        )
+    slower = requirement.model_copy(update={"metric": _SLOWER, "margin": _TAIL})
+    need = requirement_power(slower, replace(plan, expected={_SLOWER: 0.0}), confidence)
+    told = f"no list takes longer than {requirement.margin:g} ms"
+    return need.model_copy(update={"requirement": subject(requirement), "assumes": told})
+
+
 def _expected(requirement: Requirement, plan: Plan) -> float:
     if requirement.metric in plan.expected:
         return plan.expected[requirement.metric]
@@ -206,6 +224,8 @@ def _expected(requirement: Requirement, plan: Plan) -> float:
         return 0.0
     if requirement.metric == "interleaving_preference":
         return 0.5
+    if requirement.metric == "error_rate":
+        return 0.0  # the serving check lets none in
     raise ConfigurationError(
         f"{subject(requirement)}: what is it expected to be? Say --expect {requirement.metric}=VALUE"
     )

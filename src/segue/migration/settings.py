@@ -83,14 +83,14 @@ class MigrationSettings(Settings):
     refresh_data: Policy = Policy()
     refresh_retrain: Policy = Policy()
     refresh_recipe: Policy = Policy()
-    canary_incumbent: Policy = Policy()
+    canary_incumbent: Policy = Policy()  # its online requirements guard the canary, they do not admit it
     costs: Costs = Costs()
     online: OnlineSettings = OnlineSettings()
     shadow_rate: float = Field(0.01, ge=0, le=1)
     pilot_share: float = Field(0.05, ge=LEAST_SHARE, lt=1)
     pilot_path: PathName = PathName.GENERATIVE
     hybrid_share: float = Field(0.9, ge=LEAST_SHARE, lt=1)
-    hybrid_path: PathName = PathName.BLENDED
+    hybrid_path: PathName = PathName.BLENDED  # stage full serves what was measured then (docs/adr/0016)
     interleaved_share: float = Field(0.05, ge=0, lt=1)  # 0: no such arm
     holdback_share: float = Field(0.05, ge=0, lt=0.5)  # on the cascade at every stage; 0: nobody
     blend: dict[str, float] | None = None

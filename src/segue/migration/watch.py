@@ -20,7 +20,7 @@ from segue.migration.change import SYSTEM, Change
 from segue.migration.decide import Decision, Outcome, decide, newest
 from segue.migration.deployment import CANARY
 from segue.migration.evidence import Evidence
-from segue.migration.gates import policy_of
+from segue.migration.gates import guarding_policy_of
 from segue.migration.online import About, online_evidence
 from segue.migration.online_experiment import Experiment, running_experiment
 from segue.migration.online_users import CatalogueFacts, OnlineUsers
@@ -113,7 +113,10 @@ class Watcher:
         found = self._evidence(experiment, users, Policy(requirements=tuple(guardrails)))
         recipe, bundle = experiment.on_trial.facts.recipe, experiment.on_trial.facts.bundle_id
         as_of = newest(found)
-        verdicts = [evaluate(one, found, as_of, recipe=recipe, bundle=bundle) for one in guardrails]
+        target = experiment.target.value
+        verdicts = [
+            evaluate(one, found, as_of, recipe=recipe, bundle=bundle, target=target) for one in guardrails
+        ]
         if not any(verdict.status is Status.FAILED for verdict in verdicts):
             self._counted = counted
             return None
@@ -201,7 +204,7 @@ def guarding_policy(experiment: Experiment, settings: MigrationSettings) -> Poli
     At the last stage the policy that admitted to it goes on guarding: what it asks of the path that was measured then is
     asked of the path that serves now.
     """
-    policy = policy_of(settings, experiment.target)
+    policy = guarding_policy_of(settings, experiment.target)
     lint(policy, experiment.target.value)
     if experiment.stage is not Stage.FULL or experiment.on_trial.name == CANARY:
         return policy

@@ -100,6 +100,10 @@ def _revocation(state: State, leaves: Sequence[int], after: Deployment) -> Entry
         else:
             earlier = set(state.revision(number - 1).deployment.bundles) if number > 1 else set()
             bundles.update(set(left.deployment.bundles) - earlier)
+    # A revision that is left may have brought again what serves now; what serves is not barred.
+    bundles.difference_update(after.bundles)
+    if after.recipe is not None:
+        recipes.discard((after.stage.value, after.recipe))
     return Entry(
         "revocation",
         {

@@ -16,8 +16,8 @@ from segue.schema import Stage
 STAGES = {
     Stage.CASCADE: "the incumbent serves everybody",
     Stage.PILOT: "a small share gets the generative path",
-    Stage.HYBRID: "most users get a blend of both",
-    Stage.FULL: "generation end to end, a holdback stays",
+    Stage.HYBRID: "most users get a blend of both, or generated lists",
+    Stage.FULL: "everybody gets what was measured at hybrid, a holdback stays",
 }
 TONES = {Outcome.PROMOTE: "good", Outcome.HOLD: "amber", Outcome.ROLLBACK: "bad"}
 STATUS_TONES = {Status.MET: "good", Status.FAILED: "bad", Status.UNDERPOWERED: "amber"}

@@ -43,8 +43,8 @@ from segue.schema import PathName, Stage
 PAGE: Final = "migration.html"
 ENTERS: Final = {
     Stage.PILOT: "let a small share of the users try the generative path",
-    Stage.HYBRID: "serve most users by the blend",
-    Stage.FULL: "serve everybody but a holdback by the generative path",
+    Stage.HYBRID: "serve most users generated lists, blended with the cascade's or alone",
+    Stage.FULL: "serve everybody but a holdback what was measured at stage hybrid",
 }
 SHOWN_ENTRIES: Final = 12  # of the story; the rest is folded
 _COLOURS: Final = {INTERLEAVED: "c3", HOLDBACK: "c9", CANARY: "c2"}

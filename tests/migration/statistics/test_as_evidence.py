@@ -23,7 +23,8 @@ def status(sequence: ConfidenceSequence, metric: str, path_b: str | None = None,
         sequence, metric=metric, path_a="generative", path_b=path_b, measured_at=NOON, **WHERE
     )
     asked = requirement(metric=metric, kind="online", against=path_b, maximum_age_days=7.0, **rule)
-    return evaluate(asked, [item], NOON, recipe="R1", bundle=None).status
+    item = item.model_copy(update={"gathered_for": "hybrid"})
+    return evaluate(asked, [item], NOON, recipe="R1", bundle=None, target="hybrid").status
 
 
 def arms(n: int, lift: float) -> list[UserMoments]:
@@ -71,4 +72,4 @@ def test_what_was_estimated_off_policy_meets_no_online_requirement() -> None:
     assert (item.kind, item.metric, item.measured_at) == ("offline", "snips_ctr", None)
     assert "effective sample size 2000" in item.protocol
     asked = requirement(metric="ctr", kind="online", against=None, margin=0.01)
-    assert evaluate(asked, [item], NOON, recipe="R1", bundle=None).status is Status.MISSING
+    assert evaluate(asked, [item], NOON, recipe="R1", bundle=None, target="hybrid").status is Status.MISSING

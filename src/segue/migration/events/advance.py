@@ -36,7 +36,7 @@ def advance(
     return Draft(
         event="advance",
         changes={
-            **stage_of(target, bundle, settings),
+            **stage_of(target, bundle, settings, tried=current),
             "salt": salt_at_entry(state, settings, bundle.recipe),
         },
         facts=[bundle],

@@ -21,7 +21,7 @@ def demote(state: State, settings: MigrationSettings, *, actor: str, reason: str
     entered = state.entry(current.revision)
     return Draft(
         event="demote",
-        changes=stage_of(STAGES[STAGES.index(current.stage) - 1], bundle, settings),
+        changes=stage_of(STAGES[STAGES.index(current.stage) - 1], bundle, settings, tried=current),
         facts=[bundle],
         actor=actor,
         reason=reason,

@@ -50,8 +50,10 @@ def override(
     elif target.value in {stage.value for stage in STAGES[1:]} and bundle.model_id is not None:
         if Stage(target.value) is current.stage and bundle.bundle_id in current.bundles:
             return Change(f"no change: {name} is at stage {current.stage} already")
+        # By hand into hybrid is how another path comes to be tried, so what serves at full says nothing about it.
+        tried = current if target is Target.FULL else None
         changes = {
-            **stage_of(Stage(target.value), bundle, settings),
+            **stage_of(Stage(target.value), bundle, settings, tried=tried),
             "salt": salt_at_entry(state, settings, bundle.recipe),
         }
     else:

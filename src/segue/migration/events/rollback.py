@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from segue.canonical import short
 from segue.errors import StateError
 from segue.migration.arms import moved, shadow_of
 from segue.migration.change import Change, Draft
@@ -29,8 +30,9 @@ def rollback(
     By default the newest change is undone, exactly: stage, arms and their bundles are again what they were
     before it; the contender that an advance had brought goes on in shadow. ``experiment`` (a guardrail was
     crossed) goes back to before the running experiment, on the newest bundle, whatever refreshes came in
-    between. ``to`` names a revision, which is restored exactly. ``decision`` is the ROLLBACK that asks for it,
-    if one does; it acts at most once.
+    between. ``to`` names a revision, which is restored exactly; it too must be good, because a rollback asks nobody, and
+    what was barred comes back by an override alone. ``decision`` is the ROLLBACK that asks for it, if one does; it acts
+    at most once.
     """
     current = state.serving
     if decision is not None and (by := state.applied.get(decision.sha256)) is not None:
@@ -38,8 +40,8 @@ def rollback(
     if to is not None:
         if not 1 <= to < current.revision:
             raise StateError(f"revision {to} is not one before {current.revision}")
-        if STAGES.index(state.revision(to).deployment.stage) > STAGES.index(current.stage):
-            raise StateError(f"revision {to} is at a later stage than {current.stage}: that is an override")
+        if (fault := _fault(state, to, on=None)) is not None:
+            raise StateError(f"revision {to} {fault}: only an override brings back what it served")
         return _restored(
             state, settings, to, leaves=range(to + 1, current.revision + 1), actor=actor, reason=reason
         )
@@ -117,20 +119,30 @@ def _newest_good(state: State, target: int) -> str | None:
 
 
 def _is_good(state: State, number: int, on: str | None) -> bool:
-    """Whether ``number`` may be gone back to: no stage further on, nothing in it that was left before."""
+    """Whether going back to ``number`` is allowed and changes anything. ``on``: with its arms on that bundle."""
     current = state.serving
     document = state.revision(number).deployment
-    if STAGES.index(document.stage) > STAGES.index(current.stage):
-        return False
-    if document.decision_sha256 in state.revoked:
-        return False
-    if document.recipe is not None and (document.stage.value, document.recipe) in state.barred_recipes:
+    if _fault(state, number, on) is not None:
         return False
     if on is not None:
         return document.stage is not current.stage
-    if any(bundle in state.barred_bundles for bundle in document.bundles):
-        return False
     return _what_serves(document) != _what_serves(current)
+
+
+def _fault(state: State, number: int, on: str | None) -> str | None:
+    """Why ``number`` may not be gone back to: a stage further on, or something in it was left before. None: it may."""
+    document = state.revision(number).deployment
+    if STAGES.index(document.stage) > STAGES.index(state.serving.stage):
+        return f"is at a later stage than {state.serving.stage}"
+    decision, stage, recipe = document.decision_sha256, document.stage.value, document.recipe
+    if decision is not None and (by := state.revoked.get(decision)) is not None:
+        return f"rests on decision {short(decision)}, which revision {by} revoked"
+    if recipe is not None and (by := state.barred_recipes.get((stage, recipe))) is not None:
+        return f"is of recipe {short(recipe)}, which revision {by} took out of {stage}"
+    for bundle in document.bundles if on is None else ():
+        if (by := state.barred_bundles.get(bundle)) is not None:
+            return f"needs bundle {short(bundle)}, which revision {by} left"
+    return None
 
 
 def _what_serves(document: Deployment) -> tuple[object, ...]:
