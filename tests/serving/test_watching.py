@@ -243,6 +243,28 @@ def test_one_of_several_watchers_acts(store: Store, tmp_path: Path) -> None:
     machines[0].ledger.verify()
 
 
+def test_two_watchers_go_back_one_stage(store: Store, tmp_path: Path) -> None:
+    """One more user has counted when the other looks: its decision is no repetition of the first."""
+    blended = FALLBACKS.model_copy(update={"path": "blended"})
+    settings = GUARDED.model_copy(update={"full": Policy(requirements=(blended,))})
+    mine, theirs = at_pilot(tmp_path, settings), StateMachine(ledger(tmp_path), settings)
+    mine.advance(promote(Target.HYBRID, CONTENDER), CONTENDER)
+    store.log_exposures([shown(number, deployment=3, fallback="it broke") for number in range(100)])
+    rollback, crossings = mine.rollback, []
+
+    def after_the_other(**event: Any) -> Any:
+        store.log_exposures([shown(100, deployment=3, fallback="it broke")])
+        crossings.append(watcher(theirs, store).look())
+        return rollback(**event)
+
+    mine.rollback = after_the_other  # type: ignore[method-assign]  # between its judgement and its act
+    watch = watcher(mine, store)
+    assert watch.look() is None
+    assert crossings[0] is not None
+    assert watch.look() is None  # the pilot that serves now is another experiment
+    assert [one.deployment.stage for one in mine.state.revisions[2:]] == [Stage.HYBRID, Stage.PILOT]
+
+
 def test_a_rollback_that_is_not_possible_is_said_each_time(store: Store, tmp_path: Path) -> None:
     machine = at_pilot(tmp_path, GUARDED)
     store.log_exposures([shown(number, fallback="it broke") for number in range(100)])

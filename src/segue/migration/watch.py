@@ -172,15 +172,13 @@ class Watcher:
         assert as_of is not None, "a broken guardrail has evidence"
         if decision.outcome is not Outcome.ROLLBACK:
             return None
-        now = running_experiment(self._machine.state)
-        if now is None or now.identity != experiment.identity:
-            return None  # somebody ended it in between: the next look reads the ledger again
         try:
             change = self._machine.rollback(
                 actor=SYSTEM,
                 reason=f"guardrail: {decision.broken_guardrail}",
                 experiment=True,
                 decision=decision,
+                expected_revision=experiment.revision,  # two watchers must not go back two stages for one fault
             )
         except StateError as error:
             if self._machine.ledger.head() == self._head:
