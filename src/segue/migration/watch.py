@@ -37,8 +37,19 @@ _OF_ITEMS: Final = ("invalid_rate", "long_tail_share", "new_item_share", "covera
 class UserReader(Protocol):
     """Counts the users of one experiment, each time only what is new."""
 
+    moment: float  # of the last call, seconds since 1970
+
     def users(self) -> OnlineUsers:
         """All users whose window has closed by now."""
+
+    def at(self, moment: float) -> OnlineUsers:
+        """Of the users of the last call those who had counted at ``moment``."""
+
+    def moments(self, after: float) -> list[float]:
+        """When users began to count, from behind ``after`` to the last call's moment, oldest first."""
+
+    def continue_with(self, experiment: Experiment) -> None:
+        """Go on after a refresh, by which more lists count than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +137,13 @@ class Watcher:
         state = self._machine.state
         before, self.experiment = self.experiment, running_experiment(state)
         self._head = state.head
+        self._facts = None  # a refresh brings other items
         if self.experiment is None:
             self._reader = None
-        elif (
-            before is None
-            or before.identity != self.experiment.identity
-            or before.served != self.experiment.served
-        ):
+        elif self._reader is not None and before is not None and _goes_on(before, self.experiment):
+            self._reader.continue_with(self.experiment)
+        else:
             self._reader = self._reader_for(self.experiment)
-            self._facts = None
             logger.info(
                 "watching the experiment that revision %d entered (stage %s)",
                 self.experiment.entry,
@@ -191,6 +200,11 @@ class Watcher:
             "%s; %s; %.3f s after the crossing", decision.broken_guardrail, change.message, crossing.seconds
         )
         return crossing
+
+
+def _goes_on(before: Experiment, now: Experiment) -> bool:
+    """Whether all that counted ``before`` counts ``now``: what was counted need not be read again."""
+    return before.identity == now.identity and before.served <= now.served
 
 
 def guarding_policy(experiment: Experiment, settings: MigrationSettings) -> Policy:
