@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 
 from segue import cli
 from segue.errors import ConfigurationError, StateError, UnavailableError
-from segue.migration.decide import Target
+from segue.migration.decide import Target, newest
 from segue.migration.deployment import read_current
 from segue.migration.gates import read_facts
 from segue.migration.ledger import Ledger
-from segue.migration.online import About
+from segue.migration.online import About, online_evidence
 from segue.migration.online_experiment import Experiment, running_experiment
 from segue.migration.online_users import OnlineUsers
+from segue.migration.policy import Status, evaluate
 from segue.migration.settings import MigrationSettings, OnlineSettings, Policy, Requirement
 from segue.migration.state_machine import StateMachine
 from segue.migration.watch import Watcher
@@ -329,6 +330,40 @@ def test_a_broken_guardrail_is_rolled_back_and_stays_so(store: Store, tmp_path: 
     change = machine.advance(promote(Target.PILOT, CONTENDER, "again"), CONTENDER)
     assert not change.changed
     machine.ledger.verify()
+
+
+@pytest.mark.parametrize("looked_before", [False, True], ids=["one look", "a sound look before"])
+def test_the_crossing_is_when_the_user_counted_with_whom_the_bound_crossed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_before: bool
+) -> None:
+    """Neither the newest user counted nor the newest list, which is of somebody who has not counted yet."""
+    windows = OnlineSettings(window_seconds=40, late_seconds=0, serving_window_seconds=20)
+    machine = at_pilot(tmp_path, GUARDED.model_copy(update={"online": windows}))
+    experiment, clock, began = running(machine), Clock(), time.time() - 1000
+    monkeypatch.setattr("segue.serving.watching.time", clock)
+    store.log_exposures(
+        [shown(number, shown_at=began + number) for number in range(60)]
+        + [shown(number, fallback="it broke", shown_at=began + number) for number in range(60, 201)]
+    )
+    watch = watcher(machine, store)
+    if looked_before:
+        clock.now = began + 85.5
+        assert watch.look() is None
+    clock.now = began + 219.5  # the last has not counted yet
+    crossing = watch.look()
+    assert crossing is not None
+    failed = []  # the reference: user by user, from the whole store
+    for number in range(60, 200):
+        users = store.online_users(experiment, windows, now=began + number + 20)
+        found = online_evidence(
+            experiment, users, machine.settings, About("toy", "s", "c"), only=[FALLBACKS]
+        ).evidence
+        assert found[0].n == number + 1
+        failed.append(
+            evaluate(FALLBACKS, found, newest(found), recipe="R1", bundle="B").status is Status.FAILED
+        )
+    assert crossing.crossed_at == began + 60 + failed.index(True) + 20
+    assert 0 < failed.index(True) < 120
 
 
 def test_a_good_experiment_is_never_raised(store: Store, tmp_path: Path) -> None:
