@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as randomness
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -571,6 +572,57 @@ def test_a_store_that_was_away_is_watched_again(
         until(lambda: len(crossings) == 1)
         assert watch.problem is None
         assert stage_of(piloting) is Stage.CASCADE
+    finally:
+        watch.stop()
+        store.close()
+
+
+def change_params(workspace: Workspace, old: str, new: str) -> None:
+    text = workspace.params_file.read_text()
+    assert old in text
+    workspace.params_file.write_text(text.replace(old, new))
+
+
+def test_a_changed_margin_guards_from_the_next_look_on(piloting: Workspace, full_id: str) -> None:
+    """A wrong one is refused, and what held before goes on holding."""
+    margin = "metric: fallback_rate, kind: online, direction: at_most, margin: 0.02"
+    change_params(piloting, margin, margin.replace("0.02", "0.99"))
+    watch = Watch(piloting, "ml-100k")
+    store = Store.at(piloting.state("ml-100k") / "online.sqlite")
+    try:
+        store.log_exposures([shown(number, bundle=full_id, fallback="it broke") for number in range(100)])
+        assert watch.look() is None
+        change_params(piloting, margin.replace("0.02", "0.99"), margin.replace("0.02", "'little'"))
+        assert watch.look() is None
+        assert watch.problem is not None
+        assert "not heeded, those of before guard: params.yaml: migration.hybrid" in watch.problem
+        change_params(piloting, margin.replace("0.02", "'little'"), margin)
+        assert watch.look() is not None
+        assert watch.problem is None
+    finally:
+        watch.stop()
+        store.close()
+
+
+def test_a_machine_without_the_bundle_guards_what_needs_none(piloting: Workspace, full_id: str) -> None:
+    change_params(
+        piloting,
+        "      - {metric: fallback_rate, kind: online, direction: at_most, margin: 0.02",
+        "      - {metric: invalid_rate, kind: online, direction: at_most, margin: 0.1, guardrail: true}\n"
+        "      - {metric: fallback_rate, kind: online, direction: at_most, margin: 0.02",
+    )
+    shutil.rmtree(piloting.bundles("ml-100k"))
+    watch = Watch(piloting, "ml-100k")
+    store = Store.at(piloting.state("ml-100k") / "online.sqlite")
+    try:
+        store.log_exposures([shown(number, bundle=full_id) for number in range(5)])
+        assert watch.look() is None
+        assert watch.problem is not None
+        assert "guardrails about items do not guard" in watch.problem
+        store.log_exposures([shown(n, bundle=full_id, fallback="it broke") for n in range(5, 150)])
+        crossing = watch.look()
+        assert crossing is not None
+        assert "fallback_rate" in (crossing.decision.broken_guardrail or "")
     finally:
         watch.stop()
         store.close()

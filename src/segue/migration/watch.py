@@ -81,7 +81,7 @@ class Watcher:
         machine: over the dataset's ledger.
         reader_for: makes the reader of an experiment.
         about: what evidence says of its origin.
-        catalogue: facts of the items, asked for where a guardrail is about them.
+        catalogue: facts of the items, asked for where a guardrail is about them; None: those are not measured.
         clock: seconds since 1970.
     """
 
@@ -91,7 +91,7 @@ class Watcher:
         reader_for: Callable[[Experiment], UserReader],
         about: Callable[[Experiment], About],
         *,
-        catalogue: Callable[[Experiment], CatalogueFacts],
+        catalogue: Callable[[Experiment], CatalogueFacts | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._machine = machine

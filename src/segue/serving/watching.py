@@ -19,7 +19,7 @@ import polars as pl
 from sqlalchemy.exc import SQLAlchemyError
 
 from segue import __version__
-from segue.errors import ConfigurationError, SegueError
+from segue.errors import ArtifactError, ConfigurationError, SegueError
 from segue.migration.ledger import Ledger
 from segue.migration.online import About
 from segue.migration.online_catalogue import catalogue_facts
@@ -27,7 +27,7 @@ from segue.migration.online_experiment import Experiment
 from segue.migration.online_users import CatalogueFacts, OnlineUsers, closed, no_users
 from segue.migration.settings import OnlineSettings
 from segue.migration.state_machine import StateMachine
-from segue.migration.watch import Crossing, Watcher
+from segue.migration.watch import Crossing, Watcher, guarding_policy
 from segue.params import load_params
 from segue.registry.bundle import read_bundle
 from segue.serving.store import Store, open_store
@@ -196,6 +196,10 @@ class _Window:
 class Watch:
     """A watcher's life: opens ledger and store, looks, and goes on when either was away.
 
+    Changed parameters are heeded at the next look; while they are wrong those of before guard, and ``problem`` says so. The
+    bundles need not be on this machine; without the one on trial guardrails about items cannot be measured, and ``problem``
+    says so.
+
     Raises ConfigurationError where there is no ledger to watch.
     """
 
@@ -211,13 +215,18 @@ class Watch:
         self._dataset = dataset
         self._environment = environment
         self._told = told
+        self._stamp = self._stamp_of_params()
         self._params = load_params(workspace, dataset)
+        self._problems: dict[str, str] = {}  # what is wrong although it could be looked, by what it is about
+        self._abouts: dict[str, About] = {}  # by bundle
         self._ledger = Ledger.open(workspace, dataset)
         self._store: Store | None = None
         self._watcher = self._new_watcher()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.problem: str | None = None  # why the last look failed; None: it did not
+        self.problem: str | None = (
+            None  # why the last look failed, or what it could not heed; None: all is well
+        )
         self.looked_at = 0.0  # when a look last succeeded, seconds since 1970
         if self._ledger.current() is None:
             self._ledger.close()
@@ -233,8 +242,11 @@ class Watch:
 
     def look(self) -> Crossing | None:
         """Look once. Raises SegueError or SQLAlchemyError where ledger or store cannot be read."""
+        self._heed_params()
         crossing = self._watcher.look()
-        self.looked_at, self.problem = time.time(), None
+        if self.experiment is None:
+            self._problems.pop("items", None)
+        self.looked_at, self.problem = time.time(), "; ".join(self._problems.values()) or None
         if crossing is not None:
             self._told(crossing)
         return crossing
@@ -287,12 +299,57 @@ class Watch:
             )
         return StoreReader(self._store, experiment, self._params.migration.online)
 
-    def _catalogue(self, experiment: Experiment) -> CatalogueFacts:
-        return catalogue_facts(self._bundles, experiment, self._params.evaluation.long_tail_share)
+    def _heed_params(self) -> None:
+        stamp = self._stamp_of_params()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            params = load_params(self._workspace, self._dataset)
+            if self.experiment is not None:
+                guarding_policy(self.experiment, params.migration)
+        except ConfigurationError as error:
+            self._note("parameters", f"the changed parameters are not heeded, those of before guard: {error}")
+            return
+        self._problems.pop("parameters", None)
+        before, self._params = self._params, params
+        if (before.migration, before.evaluation) != (params.migration, params.evaluation):
+            logger.info("the parameters have changed: counting afresh by the new ones")
+            self._watcher = self._new_watcher()
+
+    def _stamp_of_params(self) -> list[tuple[int, int] | None]:
+        """Another one where a file of the parameters is another."""
+        files = (self._workspace.params_file, self._workspace.profile_file(self._dataset))
+        found = [file.stat() if file.is_file() else None for file in files]
+        return [None if one is None else (one.st_mtime_ns, one.st_size) for one in found]
+
+    def _note(self, about: str, problem: str) -> None:
+        if self._problems.get(about) != problem:
+            logger.error(problem)
+        self._problems[about] = problem
+
+    def _catalogue(self, experiment: Experiment) -> CatalogueFacts | None:
+        try:
+            facts = catalogue_facts(self._bundles, experiment, self._params.evaluation.long_tail_share)
+        except ArtifactError as error:
+            self._note(
+                "items", f"guardrails about items do not guard, for want of the bundle on trial: {error}"
+            )
+            return None
+        self._problems.pop("items", None)
+        return facts
 
     def _about(self, experiment: Experiment) -> About:
-        bundle = read_bundle(self._bundles / experiment.on_trial.facts.bundle_id, verify=False)
-        return About(self._dataset, bundle.histories_snapshot, f"segue {__version__}")
+        """Of the bundle on trial. A guardrail does not wait for a bundle that only the servers hold."""
+        bundle = experiment.on_trial.facts.bundle_id
+        if bundle not in self._abouts:
+            try:
+                snapshot = read_bundle(self._bundles / bundle, verify=False).histories_snapshot
+            except ArtifactError as error:
+                logger.warning("the evidence will not say of which histories the bundle is: %s", error)
+                snapshot = "unknown"
+            self._abouts[bundle] = About(self._dataset, snapshot, f"segue {__version__}")
+        return self._abouts[bundle]
 
     @property
     def _bundles(self) -> Path:
