@@ -152,9 +152,7 @@ class StoreReader:
             self._feedback.forget(gone)
             self._serving.forget(gone)
             if self._store.commits_in_order:
-                self._settled = (
-                    0  # SQLite gives the numbers of the newest rows out again when these are deleted
-                )
+                self._settled = 0  # SQLite gives the numbers of deleted newest rows out again
         self._erased = erased
 
 
