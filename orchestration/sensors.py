@@ -74,7 +74,7 @@ def _experiment(dataset: str) -> dg.SensorDefinition:
         if found is None:
             return dg.SkipReason("no experiment runs, or nobody was shown anything yet")
         before = json.loads(context.cursor) if context.cursor else {"entry": None, "rows": 0, "at": 0.0}
-        if before["entry"] != found.entry:
+        if before["entry"] != found.entry or found.rows < before["rows"]:  # everything was pruned in between
             before = {"entry": found.entry, "rows": 0, "at": 0.0}
         new, waited = found.rows - before["rows"], time.time() - before["at"]
         if new <= 0 or (new < GROWTH * before["rows"] and waited < LONGEST_SECONDS):

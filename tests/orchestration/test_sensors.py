@@ -19,7 +19,7 @@ from segue.bases import KEEPABLE, write_base
 from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
-from segue.serving.store import Store
+from segue.serving.store import Retention, Store
 from segue.steps.monitoring import drift_found
 from segue.workspace import Workspace
 from tests.migration.builders import SETTINGS, promote
@@ -80,6 +80,23 @@ def test_an_experiment_is_evaluated_when_enough_was_shown(workspace: Workspace, 
     more, _ = asked("experiment", cursor)
     assert isinstance(more, dg.RunRequest)
     assert more.run_key != first.run_key
+
+
+def test_what_was_pruned_hides_nothing_that_is_new(workspace: Workspace, store: Store) -> None:
+    begin(workspace)
+    now = time.time()
+    store.log_exposures([exposure(f"old {number}", shown_at=now - 9 * DAY) for number in range(90)])
+    store.log_exposures([exposure(f"e{number}", shown_at=now) for number in range(10)])
+    _, cursor = asked("experiment")
+    store.prune(Retention(exposures=7.0))
+    pruned, cursor = asked("experiment", cursor)
+    assert isinstance(pruned, dg.SkipReason)
+    store.log_exposures([exposure(f"new {number}", shown_at=now) for number in range(80)])
+    answer, cursor = asked("experiment", cursor)
+    assert isinstance(answer, dg.RunRequest)
+    store.prune(Retention(exposures=0.0), now=now + 1)  # all: SQLite counts from 1 again
+    store.log_exposures([exposure(f"newer {number}", shown_at=now) for number in range(5)])
+    assert isinstance(asked("experiment", cursor)[0], dg.RunRequest)
 
 
 def test_the_evaluation_measures_decides_and_applies() -> None:

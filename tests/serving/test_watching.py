@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as randomness
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from segue import cli
 from segue.errors import ConfigurationError, StateError, UnavailableError
-from segue.migration.decide import Target
+from segue.migration.decide import Target, newest
 from segue.migration.deployment import read_current
 from segue.migration.gates import read_facts
 from segue.migration.ledger import Ledger
-from segue.migration.online import About
+from segue.migration.online import About, online_evidence
 from segue.migration.online_experiment import Experiment, running_experiment
+from segue.migration.online_users import OnlineUsers
+from segue.migration.policy import Status, evaluate
 from segue.migration.settings import MigrationSettings, OnlineSettings, Policy, Requirement
 from segue.migration.state_machine import StateMachine
 from segue.migration.watch import Watcher
@@ -29,12 +33,13 @@ from segue.registry.bundle import publish
 from segue.schema import PathName, Stage
 from segue.serving.requests import RecommendRequest
 from segue.serving.service import Service
-from segue.serving.store import Exposure, Store
+from segue.serving.store import Exposure, Retention, Store, tables
 from segue.serving.watching import StoreReader, Watch
 from segue.workspace import Workspace
 from tests.migration.builders import SETTINGS, bundle, ledger, promote
 from tests.migration.builders import machine as migration_machine
 from tests.migration.experiments import CONTENDER, INCUMBENT_ALONE, at_pilot
+from tests.postgres import PostgresServer
 from tests.serving.store.builders import click, exposure
 from tests.serving.worlds import FakePath
 
@@ -153,6 +158,156 @@ def test_a_look_reads_only_what_is_new(store: Store, tmp_path: Path, monkeypatch
     assert {user for users in read for user in users} == {store.user_hash("treatment user 50")}
 
 
+def running(machine: StateMachine) -> Experiment:
+    experiment = running_experiment(machine.state)
+    assert experiment is not None
+    return experiment
+
+
+def equal(found: OnlineUsers, whole: OnlineUsers) -> bool:
+    return (
+        found.feedback.equals(whole.feedback)
+        and found.serving.equals(whole.serving)
+        and dict(found.assigned) == dict(whole.assigned)
+    )
+
+
+def test_a_user_whose_earlier_list_waited_in_a_spool_counts_once(store: Store, tmp_path: Path) -> None:
+    settings = OnlineSettings(window_seconds=10, late_seconds=0, serving_window_seconds=1)
+    reader = StoreReader(store, running(at_pilot(tmp_path)), settings)
+    store.log_exposures([exposure("late", "u", bundle="B", deployment=2, shown_at=1000.0)])
+    before = reader.users(1020.0)
+    assert before.feedback["first_exposed_at"].to_list() == [1000.0]
+    store.log_exposures([exposure("early", "u", bundle="B", deployment=2, shown_at=990.0)])
+    after = reader.users(1030.0)
+    assert after.feedback.equals(before.feedback)  # a user's figures never change after they have entered
+    assert after.serving.equals(before.serving)
+    assert dict(after.assigned) == {"treatment": 1}
+
+
+def test_a_refresh_is_counted_on_without_reading_anybody_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = OnlineSettings(window_seconds=10, late_seconds=0, serving_window_seconds=1)
+    machine = at_pilot(tmp_path)
+    reader = StoreReader(store, running(machine), settings)
+    rows = [exposure(f"e{n}", f"u{n}", bundle="B", deployment=2, shown_at=1000.0 + n) for n in range(20)]
+    store.log_exposures(rows)
+    assert reader.users(1015.5).feedback.height == 6
+    newer = bundle("C", model="M2")
+    machine.refresh(promote(Target.REFRESH_RETRAIN, newer), newer)
+    refreshed = running(machine)
+    reader.continue_with(refreshed)
+    read: set[str] = set()
+    rows_of = store.rows_of
+    monkeypatch.setattr(store, "rows_of", lambda users: (read.update(users), rows_of(users))[1])
+    # One whose window is open comes back, one is new, and what the old bundle shows by mistake does not count.
+    store.log_exposures(
+        [
+            exposure("back", "u19", bundle="C", deployment=3, shown_at=1025.0),
+            exposure("new", "u20", bundle="C", deployment=3, shown_at=1025.0),
+            exposure("no", "u21", bundle="B", deployment=3, shown_at=1025.0),
+        ]
+    )
+    found = reader.users(1040.0)
+    assert equal(found, store.online_users(refreshed, settings, now=1040.0))
+    assert found.feedback["exposures"].sum() == 22
+    assert not read & {store.user_hash(f"u{n}") for n in range(6)}
+
+
+def test_a_reading_asks_for_the_experiment_alone_and_for_what_is_new(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = StoreReader(store, running(at_pilot(tmp_path)), AT_ONCE)
+    came: list[int | None] = []
+    keys = store.exposure_keys
+
+    def spied(**which: Any) -> Any:
+        for row in keys(**which):
+            came.append(row[2])
+            yield row
+
+    monkeypatch.setattr(store, "exposure_keys", spied)
+    store.log_exposures([shown(n, deployment=deployment) for n, deployment in enumerate([1, None, 2, 3, 2])])
+    assert reader.users().serving.height == 2
+    assert came == [2, 2]
+    assert reader.users().serving.height == 2
+    assert came == [2, 2]
+
+
+def test_who_was_due_when_the_store_failed_is_counted_by_the_next_call(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = StoreReader(store, running(at_pilot(tmp_path)), AT_ONCE)
+    store.log_exposures([shown(number) for number in range(5)])
+
+    def away(_: Any) -> Any:
+        raise UnavailableError("the database is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "rows_of", away)
+        with pytest.raises(UnavailableError):
+            reader.users()
+    assert reader.users().serving.height == 5
+
+
+def test_an_erased_user_is_forgotten_at_the_next_look(store: Store, tmp_path: Path) -> None:
+    settings = OnlineSettings(window_seconds=10, late_seconds=0, serving_window_seconds=1)
+    experiment = running(at_pilot(tmp_path))
+    reader = StoreReader(store, experiment, settings)
+    rows = [exposure(f"e{n}", f"u{n}", bundle="B", deployment=2, shown_at=1000.0 + n) for n in range(8)]
+    store.log_exposures(rows)
+    assert reader.users(1014.5).feedback.height == 5
+    # One who was counted, one whose window is open, and the newest, whose number SQLite gives out again.
+    for name in ("u1", "u6", "u7"):
+        store.erase_user(name)
+    store.log_exposures(
+        [exposure(f"f{n}", f"v{n}", bundle="B", deployment=2, shown_at=1010.0) for n in range(3)]
+    )
+    for now in (1014.6, 1030.0):
+        assert equal(reader.users(now), store.online_users(experiment, settings, now=now))
+    kept = {store.user_hash(name) for name in ("u1", "u6", "u7")}
+    assert not kept & {user for _, user in reader._feedback._waiting + reader._serving._waiting}
+    assert not kept & set(reader._first)
+
+
+def test_another_store_in_its_place_is_counted_afresh(store: Store, tmp_path: Path) -> None:
+    experiment = running(at_pilot(tmp_path))
+    reader = StoreReader(store, experiment, AT_ONCE)
+    store.log_exposures([shown(number) for number in range(5)])
+    assert reader.users().serving.height == 5
+    store.prune(Retention(exposures=0.0))  # everything: the next rows begin with number 1 again
+    store.log_exposures([shown(number) for number in range(10, 13)])
+    assert equal(reader.users(), store.online_users(experiment, AT_ONCE))
+
+
+def test_an_exposure_that_becomes_visible_late_is_counted(postgres: PostgresServer, tmp_path: Path) -> None:
+    """Postgres gives numbers out before it commits: number 1 may come after number 2."""
+    url = postgres.new_database()
+    clock, store, other = Clock(), Store(url), Store(url)
+    reader = StoreReader(store, running(at_pilot(tmp_path)), AT_ONCE, clock=clock.time)
+
+    def row(name: str) -> dict[str, Any]:
+        return {
+            "exposure_id": name, "user_hash": other.user_hash(name), "arm": "treatment", "path": "generative",
+            "bundle": "B", "deployment": 2, "item_ids": "[]", "shown_at": time.time() - 5,
+        }  # fmt: skip
+
+    with other._database.write() as slow:
+        slow.execute(sa.insert(tables.exposures).values(row("slow")))
+        store.log_exposures([shown(1)])
+        assert reader.users().serving.height == 1
+        clock.now += 29.0
+        assert reader.users().serving.height == 1
+    clock.now += 5.0  # nobody looked for a while
+    assert reader.users().serving.height == 2
+    clock.now += 31.0
+    reader.users()
+    assert reader._settled == store.newest_sequence("exposures")
+    for one in (store, other):
+        one.close()
+
+
 # -- the watcher
 
 
@@ -177,6 +332,40 @@ def test_a_broken_guardrail_is_rolled_back_and_stays_so(store: Store, tmp_path: 
     change = machine.advance(promote(Target.PILOT, CONTENDER, "again"), CONTENDER)
     assert not change.changed
     machine.ledger.verify()
+
+
+@pytest.mark.parametrize("looked_before", [False, True], ids=["one look", "a sound look before"])
+def test_the_crossing_is_when_the_user_counted_with_whom_the_bound_crossed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_before: bool
+) -> None:
+    """Neither the newest user counted nor the newest list, which is of somebody who has not counted yet."""
+    windows = OnlineSettings(window_seconds=40, late_seconds=0, serving_window_seconds=20)
+    machine = at_pilot(tmp_path, GUARDED.model_copy(update={"online": windows}))
+    experiment, clock, began = running(machine), Clock(), time.time() - 1000
+    monkeypatch.setattr("segue.serving.watching.time", clock)
+    store.log_exposures(
+        [shown(number, shown_at=began + number) for number in range(60)]
+        + [shown(number, fallback="it broke", shown_at=began + number) for number in range(60, 201)]
+    )
+    watch = watcher(machine, store)
+    if looked_before:
+        clock.now = began + 85.5
+        assert watch.look() is None
+    clock.now = began + 219.5  # the last has not counted yet
+    crossing = watch.look()
+    assert crossing is not None
+    failed = []  # the reference: user by user, from the whole store
+    for number in range(60, 200):
+        users = store.online_users(experiment, windows, now=began + number + 20)
+        found = online_evidence(
+            experiment, users, machine.settings, About("toy", "s", "c"), only=[FALLBACKS]
+        ).evidence
+        assert found[0].n == number + 1
+        failed.append(
+            evaluate(FALLBACKS, found, newest(found), recipe="R1", bundle="B").status is Status.FAILED
+        )
+    assert crossing.crossed_at == began + 60 + failed.index(True) + 20
+    assert 0 < failed.index(True) < 120
 
 
 def test_a_good_experiment_is_never_raised(store: Store, tmp_path: Path) -> None:
@@ -257,6 +446,28 @@ def test_one_of_several_watchers_acts(store: Store, tmp_path: Path) -> None:
     assert sum(crossing is not None and crossing.change.changed for crossing in found) == 1
     assert len(machines[0].state.revisions) == 3
     machines[0].ledger.verify()
+
+
+def test_two_watchers_go_back_one_stage(store: Store, tmp_path: Path) -> None:
+    """One more user has counted when the other looks: its decision is no repetition of the first."""
+    blended = FALLBACKS.model_copy(update={"path": "blended"})
+    settings = GUARDED.model_copy(update={"full": Policy(requirements=(blended,))})
+    mine, theirs = at_pilot(tmp_path, settings), StateMachine(ledger(tmp_path), settings)
+    mine.advance(promote(Target.HYBRID, CONTENDER), CONTENDER)
+    store.log_exposures([shown(number, deployment=3, fallback="it broke") for number in range(100)])
+    rollback, crossings = mine.rollback, []
+
+    def after_the_other(**event: Any) -> Any:
+        store.log_exposures([shown(100, deployment=3, fallback="it broke")])
+        crossings.append(watcher(theirs, store).look())
+        return rollback(**event)
+
+    mine.rollback = after_the_other  # type: ignore[method-assign]  # between its judgement and its act
+    watch = watcher(mine, store)
+    assert watch.look() is None
+    assert crossings[0] is not None
+    assert watch.look() is None  # the pilot that serves now is another experiment
+    assert [one.deployment.stage for one in mine.state.revisions[2:]] == [Stage.HYBRID, Stage.PILOT]
 
 
 def test_a_rollback_that_is_not_possible_is_said_each_time(store: Store, tmp_path: Path) -> None:
@@ -362,10 +573,10 @@ def test_a_store_that_was_away_is_watched_again(
     away.set()
     keys = Store.exposure_keys
 
-    def fails(self: Store, *, after: int) -> Any:
+    def fails(self: Store, **which: Any) -> Any:
         if away.is_set():
             raise UnavailableError("the database is away")
-        return keys(self, after=after)
+        return keys(self, **which)
 
     monkeypatch.setattr(Store, "exposure_keys", fails)
     watch.start(every=0.02)
@@ -377,6 +588,57 @@ def test_a_store_that_was_away_is_watched_again(
         until(lambda: len(crossings) == 1)
         assert watch.problem is None
         assert stage_of(piloting) is Stage.CASCADE
+    finally:
+        watch.stop()
+        store.close()
+
+
+def change_params(workspace: Workspace, old: str, new: str) -> None:
+    text = workspace.params_file.read_text()
+    assert old in text
+    workspace.params_file.write_text(text.replace(old, new))
+
+
+def test_a_changed_margin_guards_from_the_next_look_on(piloting: Workspace, full_id: str) -> None:
+    """A wrong one is refused, and what held before goes on holding."""
+    margin = "metric: fallback_rate, kind: online, direction: at_most, margin: 0.02"
+    change_params(piloting, margin, margin.replace("0.02", "0.99"))
+    watch = Watch(piloting, "ml-100k")
+    store = Store.at(piloting.state("ml-100k") / "online.sqlite")
+    try:
+        store.log_exposures([shown(number, bundle=full_id, fallback="it broke") for number in range(100)])
+        assert watch.look() is None
+        change_params(piloting, margin.replace("0.02", "0.99"), margin.replace("0.02", "'little'"))
+        assert watch.look() is None
+        assert watch.problem is not None
+        assert "not heeded, those of before guard: params.yaml: migration.hybrid" in watch.problem
+        change_params(piloting, margin.replace("0.02", "'little'"), margin)
+        assert watch.look() is not None
+        assert watch.problem is None
+    finally:
+        watch.stop()
+        store.close()
+
+
+def test_a_machine_without_the_bundle_guards_what_needs_none(piloting: Workspace, full_id: str) -> None:
+    change_params(
+        piloting,
+        "      - {metric: fallback_rate, kind: online, direction: at_most, margin: 0.02",
+        "      - {metric: invalid_rate, kind: online, direction: at_most, margin: 0.1, guardrail: true}\n"
+        "      - {metric: fallback_rate, kind: online, direction: at_most, margin: 0.02",
+    )
+    shutil.rmtree(piloting.bundles("ml-100k"))
+    watch = Watch(piloting, "ml-100k")
+    store = Store.at(piloting.state("ml-100k") / "online.sqlite")
+    try:
+        store.log_exposures([shown(number, bundle=full_id) for number in range(5)])
+        assert watch.look() is None
+        assert watch.problem is not None
+        assert "guardrails about items do not guard" in watch.problem
+        store.log_exposures([shown(n, bundle=full_id, fallback="it broke") for n in range(5, 150)])
+        crossing = watch.look()
+        assert crossing is not None
+        assert "fallback_rate" in (crossing.decision.broken_guardrail or "")
     finally:
         watch.stop()
         store.close()

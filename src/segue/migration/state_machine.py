@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from segue.errors import StateError
 from segue.migration.approval import Proposal, approved, proposal_of
 from segue.migration.change import SYSTEM, Change, Draft, Refused
 from segue.migration.decide import Decision, Target
@@ -131,8 +132,14 @@ class StateMachine:
         experiment: bool = False,
         to: int | None = None,
         decision: Decision | None = None,
+        expected_revision: int | None = None,
     ) -> Change:
+        """``expected_revision`` is the newest that the caller knew when they judged; StateError where it is another by now."""
         state = self.state
+        if expected_revision is not None and state.number != expected_revision:
+            raise StateError(
+                f"revision {expected_revision} was to be left, and revision {state.number} serves by now: look again"
+            )
         return self._do(
             state,
             rollback(

@@ -10,8 +10,10 @@ chance that a sound experiment is *ever* ended by mistake is 5 % at most, howeve
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -25,7 +27,7 @@ from segue.migration.online import About, online_evidence
 from segue.migration.online_experiment import Experiment, running_experiment
 from segue.migration.online_users import CatalogueFacts, OnlineUsers
 from segue.migration.policy import Status, evaluate, lint
-from segue.migration.settings import MigrationSettings, Policy
+from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.state_machine import StateMachine
 from segue.schema import PathName, Stage
 
@@ -37,16 +39,27 @@ _OF_ITEMS: Final = ("invalid_rate", "long_tail_share", "new_item_share", "covera
 class UserReader(Protocol):
     """Counts the users of one experiment, each time only what is new."""
 
+    moment: float  # of the last call, seconds since 1970
+
     def users(self) -> OnlineUsers:
         """All users whose window has closed by now."""
+
+    def at(self, moment: float) -> OnlineUsers:
+        """Of the users of the last call those who had counted at ``moment``."""
+
+    def moments(self, after: float) -> list[float]:
+        """When users began to count, from behind ``after`` to the last call's moment, oldest first."""
+
+    def continue_with(self, experiment: Experiment) -> None:
+        """Go on after a refresh, by which more lists count than before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
     """A guardrail was found broken. Times: seconds since 1970.
 
-    ``crossed_at``: when the newest user counted whom the decision rests on; ``acted_at``: when what serves had been put
-    back. ``change`` is what the rollback did.
+    ``crossed_at``: when the user counted with whom the bound crossed the margin, behind the last look that found all in order;
+    ``acted_at``: when what serves had been put back. ``change`` is what the rollback did.
     """
 
     decision: Decision
@@ -68,7 +81,7 @@ class Watcher:
         machine: over the dataset's ledger.
         reader_for: makes the reader of an experiment.
         about: what evidence says of its origin.
-        catalogue: facts of the items, asked for where a guardrail is about them.
+        catalogue: facts of the items, asked for where a guardrail is about them; None: those are not measured.
         clock: seconds since 1970.
     """
 
@@ -78,7 +91,7 @@ class Watcher:
         reader_for: Callable[[Experiment], UserReader],
         about: Callable[[Experiment], About],
         *,
-        catalogue: Callable[[Experiment], CatalogueFacts],
+        catalogue: Callable[[Experiment], CatalogueFacts | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._machine = machine
@@ -90,6 +103,7 @@ class Watcher:
         self._reader: UserReader | None = None
         self._facts: CatalogueFacts | None = None
         self._counted: tuple[int, ...] = ()
+        self._sound_at = -math.inf  # by which moment every guardrail was last found to hold
         self.experiment: Experiment | None = None
 
     def look(self) -> Crossing | None:
@@ -110,17 +124,10 @@ class Watcher:
         counted = (users.feedback.height, users.serving.height, sum(users.assigned.values()))
         if counted == self._counted:
             return None
-        found = self._evidence(experiment, users, Policy(requirements=tuple(guardrails)))
-        recipe, bundle = experiment.on_trial.facts.recipe, experiment.on_trial.facts.bundle_id
-        as_of = newest(found)
-        target = experiment.target.value
-        verdicts = [
-            evaluate(one, found, as_of, recipe=recipe, bundle=bundle, target=target) for one in guardrails
-        ]
-        if not any(verdict.status is Status.FAILED for verdict in verdicts):
-            self._counted = counted
+        if not self._broken(experiment, users, guardrails):
+            self._counted, self._sound_at = counted, reader.moment
             return None
-        return self._act(experiment, users, policy)
+        return self._act(experiment, reader, users, policy, guardrails)
 
     def _follow(self) -> None:
         """Read the ledger where it has grown, and begin with another reader where other exposures count."""
@@ -129,21 +136,44 @@ class Watcher:
         state = self._machine.state
         before, self.experiment = self.experiment, running_experiment(state)
         self._head = state.head
+        self._facts = None  # a refresh brings other items
         if self.experiment is None:
             self._reader = None
-        elif (
-            before is None
-            or before.identity != self.experiment.identity
-            or before.served != self.experiment.served
-        ):
+        elif self._reader is not None and before is not None and _goes_on(before, self.experiment):
+            self._reader.continue_with(self.experiment)
+        else:
             self._reader = self._reader_for(self.experiment)
-            self._facts = None
+            self._sound_at = -math.inf
             logger.info(
                 "watching the experiment that revision %d entered (stage %s)",
                 self.experiment.entry,
                 self.experiment.stage,
             )
         self._counted = ()
+
+    def _broken(self, experiment: Experiment, users: OnlineUsers, guardrails: Sequence[Requirement]) -> bool:
+        found = self._evidence(experiment, users, Policy(requirements=tuple(guardrails)))
+        recipe, bundle = experiment.on_trial.facts.recipe, experiment.on_trial.facts.bundle_id
+        as_of = newest(found)
+        target = experiment.target.value
+        verdicts = (
+            evaluate(one, found, as_of, recipe=recipe, bundle=bundle, target=target) for one in guardrails
+        )
+        return any(verdict.status is Status.FAILED for verdict in verdicts)
+
+    def _crossed_at(
+        self, experiment: Experiment, reader: UserReader, guardrails: Sequence[Requirement]
+    ) -> float:
+        """The moment at which a guardrail broken now was not broken before, by bisection: where a bound went to and fro, one
+        of its crossings."""
+        moments = reader.moments(self._sound_at) or [reader.moment]
+        found = bisect_left(
+            moments,
+            True,
+            hi=len(moments) - 1,
+            key=lambda one: self._broken(experiment, reader.at(one), guardrails),
+        )
+        return moments[found]
 
     def _evidence(self, experiment: Experiment, users: OnlineUsers, policy: Policy) -> list[Evidence]:
         if self._facts is None and any(
@@ -160,7 +190,14 @@ class Watcher:
         )
         return measured.evidence
 
-    def _act(self, experiment: Experiment, users: OnlineUsers, policy: Policy) -> Crossing | None:
+    def _act(
+        self,
+        experiment: Experiment,
+        reader: UserReader,
+        users: OnlineUsers,
+        policy: Policy,
+        guardrails: Sequence[Requirement],
+    ) -> Crossing | None:
         noticed_at = self._clock()
         evidence = self._evidence(experiment, users, policy)
         as_of = newest(evidence)
@@ -172,18 +209,15 @@ class Watcher:
             recipe=experiment.on_trial.facts.recipe,
             bundle_id=experiment.on_trial.facts.bundle_id,
         )
-        assert as_of is not None, "a broken guardrail has evidence"
         if decision.outcome is not Outcome.ROLLBACK:
             return None
-        now = running_experiment(self._machine.state)
-        if now is None or now.identity != experiment.identity:
-            return None  # somebody ended it in between: the next look reads the ledger again
         try:
             change = self._machine.rollback(
                 actor=SYSTEM,
                 reason=f"guardrail: {decision.broken_guardrail}",
                 experiment=True,
                 decision=decision,
+                expected_revision=experiment.revision,  # two watchers must not go back two stages for one fault
             )
         except StateError as error:
             if self._machine.ledger.head() == self._head:
@@ -191,11 +225,17 @@ class Watcher:
             logger.info("somebody else was faster: %s", error)
             return None
         acted_at = self._clock()
-        crossing = Crossing(decision, change, as_of.timestamp(), noticed_at, acted_at)
+        crossed_at = self._crossed_at(experiment, reader, guardrails)
+        crossing = Crossing(decision, change, crossed_at, noticed_at, acted_at)
         logger.warning(
             "%s; %s; %.3f s after the crossing", decision.broken_guardrail, change.message, crossing.seconds
         )
         return crossing
+
+
+def _goes_on(before: Experiment, now: Experiment) -> bool:
+    """Whether all that counted ``before`` counts ``now``: what was counted need not be read again."""
+    return before.identity == now.identity and before.served <= now.served
 
 
 def guarding_policy(experiment: Experiment, settings: MigrationSettings) -> Policy:

@@ -20,7 +20,10 @@ from segue.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """The revision that the running experiment was entered by; rows of exposures and feedback in the store."""
+    """The revision that the running experiment was entered by; exposures and feedback that the store has ever taken.
+
+    ``rows`` counts by sequence numbers: pruning does not lower it, unless nothing is left. On Postgres repeated rows count too.
+    """
 
     entry: int
     rows: int
@@ -41,10 +44,9 @@ def traffic(workspace: Workspace, dataset: str) -> Traffic | None:
         return None
     store = open_store(workspace, dataset)
     try:
-        counts = store.counts()
+        rows = store.newest_sequence("exposures") + store.newest_sequence("feedback")
     finally:
         store.close()
-    rows = counts["exposures"] + counts["feedback"]
     return Traffic(experiment.entry, rows) if rows else None
 
 

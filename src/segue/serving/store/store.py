@@ -353,19 +353,34 @@ class Store:
         return frame, attribution.attribute(frame, told.unique("sequence", maintain_order=True))
 
     def exposure_keys(
-        self, *, after: int
-    ) -> list[tuple[int, str | None, str | None, int | None, str, float]]:
-        """(sequence, user_hash, arm, deployment, bundle, shown_at) of the exposures behind ``after``, in order of sequence.
+        self, *, after: int, deployments: Collection[int]
+    ) -> Iterator[tuple[str | None, str | None, int, str, float]]:
+        """(user_hash, arm, deployment, bundle, shown_at) of the exposures behind the sequence number ``after`` under these
+        revisions, in order of sequence, read in parts of one moment.
 
-        The same caution as for :meth:`exposures`: with several writers begin a little before what was seen last.
+        The same caution as for :meth:`exposures`: where not :attr:`commits_in_order`, begin before what was seen last.
         """
         shown = tables.exposures.c
-        columns = (
-            shown.sequence, shown.user_hash, shown.arm, shown.deployment, shown.bundle, shown.shown_at
-        )  # fmt: skip
-        query = sa.select(*columns).where(shown.sequence > after).order_by(shown.sequence)
+        query = (
+            sa.select(shown.user_hash, shown.arm, shown.deployment, shown.bundle, shown.shown_at)
+            .where((shown.sequence > after) & shown.deployment.in_(sorted(deployments)))
+            .order_by(shown.sequence)
+        )
         with self._database.read() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            streaming = connection.execution_options(yield_per=_ROWS_A_READ)
+            for rows in streaming.execute(query).partitions():
+                yield from (row._tuple() for row in rows)
+
+    def newest_sequence(self, table: Literal["exposures", "feedback"]) -> int:
+        """The largest sequence number of ``table``; 0 where it is empty. Grows with every row, whatever is pruned before it."""
+        column = getattr(tables, table).c.sequence
+        with self._database.read() as connection:
+            return int(connection.execute(sa.select(sa.func.max(column))).scalar() or 0)
+
+    @property
+    def commits_in_order(self) -> bool:
+        """Whether rows become visible in the order of their sequence numbers: SQLite has one writer, Postgres many."""
+        return self._database.is_sqlite
 
     def _attributed(self, window_seconds: int) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Exposures and their joined feedback, users in groups of about a million exposures."""
