@@ -193,7 +193,10 @@ class Service:
             groups.setdefault(key, []).append(place)
         # Before the lists are made, because an interleaved one draws its coins from its id.
         logged = self._store is not None and expose
-        ids = [new_exposure_id() if logged and request.path is None else None for request in requests]
+        ids = [
+            new_exposure_id(replayed=request.replay) if logged and request.path is None else None
+            for request in requests
+        ]
         found: dict[int, Served] = {}
         known: dict[int, History] = {}
         warnings: dict[int, str] = {}
