@@ -5,7 +5,8 @@ training steps until NDCG@10 on validation reaches a mark, judged on the same dr
 that judging takes is no training and is not counted. Where TIGER does not reach the mark within its minutes, the best
 that it reached is the mark for both. Test is never read.
 
-Both curves are kept under ``state/`` with the checkpoints, so a stopped benchmark goes on where it was.
+Both curves are kept under ``state/`` with the checkpoints, so a stopped benchmark goes on where it was: as long as code, data,
+settings and processor are the same, or seconds of one would be told as those of another.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, t5_tiger
 from benchmarks.t5_tiger import T5Shape, T5Tiger
 from segue.artifacts import read_json
 from segue.benchmarking.chosen import ChosenSettings, read_settings
 from segue.benchmarking.contenders import contender
 from segue.benchmarking.curve import Curve
+from segue.benchmarking.provenance import processor
 from segue.benchmarking.world import World, load_world
-from segue.canonical import sha256_of
+from segue.canonical import sha256_of, sha256_of_file
 from segue.decoding.settings import DecodingSettings
 from segue.generative.settings import GenerativeSettings
 from segue.generative.store import new_model
 from segue.generative.training import events_of, validation_ndcg
 from segue.params import load_params
 from segue.protocols import BoundItems, DenseHead, HistoryBatch, TrainableRecommender
+from segue.steps.runner import code_version
 from segue.training.batches import sequence_batches
 from segue.training.loop import FitSettings, fit
 from segue.workspace import Workspace
@@ -40,6 +43,8 @@ HOUSE, T5 = "house", "Hugging Face T5 TIGER"
 MARK = 0.035
 _FOREVER: Final = 100_000  # stretches; the mark or the minutes end a training
 _DECODING = DecodingSettings(beam_width=50, dense_candidates=50)  # for both, as epochs are judged elsewhere
+# On what the curves rest beside the package.
+_SOURCES: Final = {HOUSE: (Path(__file__),), T5: (Path(__file__), Path(t5_tiger.__file__))}
 
 
 class Ended(Exception):
@@ -202,6 +207,12 @@ def curve_of(
             world.content_sha256,
             stretches,
             world.validated.validation_at.tolist(),
+            world.device,
+            processor(),
+            code_version(
+                (*contender(HOUSE).code, "benchmarking.curve")
+            ),  # the T5 is bound, trained and judged by the same
+            [sha256_of_file(source) for source in _SOURCES[name]],
         ]
     )
     own = folder / f"{name.split()[-1].lower()}-{key[:16]}"

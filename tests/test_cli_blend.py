@@ -27,7 +27,7 @@ def workspace(workspace_root: Path) -> Workspace:
     return found
 
 
-def fill(workspace: Workspace, lists: int, *, shown_at: float = 1000.5) -> None:
+def fill(workspace: Workspace, lists: int, *, shown_at: float = 1000.5, prefix: str = "") -> None:
     """Lists of four items of which the generative path's first is clicked, and of every fifth the cascade's."""
     sources = ["generative@1", "cascade@1", "generative@2+cascade@4", "cascade@2"]
     exposures, clicks = [], []
@@ -37,9 +37,9 @@ def fill(workspace: Workspace, lists: int, *, shown_at: float = 1000.5) -> None:
             "path": "interleaved", "item_ids": [f"i{place}" for place in order],
             "sources": [sources[place] for place in order], "shown_at": shown_at,
         }  # fmt: skip
-        exposures.append(exposure(f"e{number}", f"u{number % 60}", **chosen))
+        exposures.append(exposure(f"{prefix}e{number}", f"u{number % 60}", **chosen))
         clicked = "i1" if number % 5 == 0 else "i0"
-        clicks.append(click(f"f{number}", f"e{number}", item_id=clicked))
+        clicks.append(click(f"{prefix}f{number}", f"{prefix}e{number}", item_id=clicked))
     store = Store.at(workspace.state(DATASET) / "online.sqlite")
     store.log_exposures(exposures)
     store.post_feedback(clicks)
@@ -73,6 +73,8 @@ def test_it_prints_weights_that_a_profile_takes(workspace: Workspace) -> None:
     blend = yaml.safe_load(told[told.index("migration:") :])["migration"]["blend"]
     weights = checked_weights(blend)
     assert weights["generative"] > 0.6  # four of five clicks are on its first item
+    fill(workspace, 40, prefix="replay-")
+    assert fitted() == told  # hits of a replay are nobody's response
 
 
 def test_other_feedback_and_old_lists_can_be_left_out(workspace: Workspace) -> None:

@@ -118,3 +118,16 @@ def test_both_are_trained_and_a_finished_curve_is_not_made_again(
 
     monkeypatch.setattr(time_to_quality, "_train", refuse)
     assert time_to_quality.measure(small, world.CHOSEN, tmp_path, **arguments) == found
+    # Other code has another curve: the package's, the benchmark's own, and that of the T5.
+    other = tmp_path / "t5_tiger.py"
+    other.write_text("# changed")
+    for name, value in (
+        ("code_version", lambda _: "other"),
+        ("_SOURCES", {HOUSE: (other,), T5: time_to_quality._SOURCES[T5]}),
+        ("_SOURCES", {HOUSE: time_to_quality._SOURCES[HOUSE], T5: (other,)}),
+        ("processor", lambda: "another machine"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(time_to_quality, name, value)
+            with pytest.raises(AssertionError, match="made again"):
+                time_to_quality.measure(small, world.CHOSEN, tmp_path, **arguments)

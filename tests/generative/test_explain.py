@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,25 @@ def test_one_call_whatever_the_history_and_only_the_newest_events() -> None:
     assert [influence.place for influence in found.influences] == list(
         range(EVENTS, 0, -1)
     )  # ties: newest first
+
+
+@pytest.mark.parametrize(("now", "meant"), [(None, 180), (1000, 1000)])
+def test_without_an_event_it_is_no_earlier_than_it_was(now: int | None, meant: int) -> None:
+    """Were the newest event left out with the moment that it gives, its importance would be a change of time as well."""
+
+    class Recording(Additive):
+        asked: tuple[Request, ...] = ()
+
+        def __call__(self, requests: Sequence[Request], items: Sequence[IndexArray]) -> list[np.ndarray]:
+            self.asked = tuple(requests)
+            return super().__call__(requests, items)
+
+    path = Recording({1: 1.0})
+    explain(path, replace(request(1, 2, 3, 5), now=now), 9, None)
+    whole, *without = path.asked
+    assert whole.now == now
+    assert [len(one.history) for one in without] == [3] * 4
+    assert {one.now for one in without} == {meant}
 
 
 def test_the_sentence_names_the_events_that_speak_for_the_item() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from segue.migration.decide import Outcome, Target
@@ -130,6 +131,36 @@ def test_a_planted_fault_ends_the_pilot(
         decision = gate(Target.HYBRID, evidence, CONTENDER, settings)
         assert (decision.outcome is Outcome.ROLLBACK) is broken, decision.reasons
         assert decision.verdicts[0].status in (Status.MET, Status.UNDERPOWERED, Status.FAILED)
+
+
+def test_the_99th_percentile_is_that_of_the_slowest_in_a_hundred(pilot: Experiment) -> None:
+    """Two users of a hundred wait; the 98th percentile does not know of them."""
+    waits = [[400.0]] + [[20.0]] * 49
+    slow = users(2000, "treatment").with_columns(latencies_ms=pl.Series(waits * 40))
+    even = users(2000, "control", 1).with_columns(latencies_ms=pl.Series([[20.0]] * 2000))
+    measured = measure(pilot, online(slow, even))
+    assert one(measured, "latency_p99_ms").estimate == 400.0
+    assert one(measured, "latency_p99_relative", against="cascade").estimate == 19.0
+
+
+@pytest.mark.parametrize("team", ["generative", "cascade"])
+def test_interleaving_prefers_the_team_that_is_clicked(tmp_path: Path, team: str) -> None:
+    settings = SETTINGS.model_copy(update={"interleaved_share": 0.1})
+    experiment = running_experiment(at_pilot(tmp_path, settings).state)
+    assert experiment is not None
+    table = users(900, "interleaved", team=team)
+    found = one(measure(experiment, online(table), settings), "interleaving_preference")
+    clicked = float((table["clicks"] > 0).mean() or 0.0)
+    assert 0.2 < clicked < 0.9  # the others prefer neither, and stay in the sample
+    assert found.n == 900
+    assert found.low is not None
+    assert found.high is not None
+    if team == "generative":
+        assert found.estimate == pytest.approx(0.5 + clicked / 2)
+        assert found.low > 0.5
+    else:
+        assert found.estimate == pytest.approx(0.5 - clicked / 2)
+        assert found.high < 0.5
 
 
 def test_the_split_is_judged_by_everybody_who_came(pilot: Experiment) -> None:

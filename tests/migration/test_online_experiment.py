@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
 from segue.migration.decide import Target
+from segue.migration.online import About, online_evidence
 from segue.migration.online_experiment import Experiment, running_experiment
+from segue.migration.online_users import OnlineUsers
 from segue.migration.state_machine import StateMachine
 from segue.schema import PathName, Stage
-from tests.migration.builders import NOON, bundle, machine, promote
+from segue.serving.store.attribution import EXPOSURES, FEEDBACK, attribute
+from segue.serving.store.windows import user_windows
+from tests.migration.builders import NOON, SETTINGS, bundle, machine, promote
 from tests.migration.experiments import CONTENDER, INCUMBENT_ALONE, at_pilot
 
 
@@ -59,6 +66,81 @@ def test_refreshes_go_on_with_it_and_another_stage_does_not(tmp_path: Path) -> N
     assert back.stage is Stage.HYBRID
     # Back where it was: the stage's first revision counts on, the one in between never did.
     assert {revision for revision, *_ in back.served} == {4, 6}
+
+
+def test_a_stage_in_between_never_counts_however_like_it_is(tmp_path: Path) -> None:
+    """Hybrid as the pilot was: the same path and shares, holdback and interleaved lists."""
+    alike = {"pilot_path": "blended", "hybrid_path": "blended", "pilot_share": 0.5, "hybrid_share": 0.5}
+    settings = SETTINGS.model_validate(
+        SETTINGS.model_dump() | alike | {"holdback_share": 0.05, "interleaved_share": 0.1}
+    )
+    found = at_pilot(tmp_path, settings)
+    found.advance(promote(Target.HYBRID, CONTENDER), CONTENDER)
+    assert {revision for revision, *_ in running(found).served} == {3}
+    found.rollback(actor="segue", reason="a guardrail", experiment=True)
+    back = running(found)
+    assert back.stage is Stage.PILOT
+    assert {(revision, arm) for revision, arm, _ in back.served} == {
+        (revision, arm) for revision in (2, 4) for arm in ("holdback", "interleaved", "control", "treatment")
+    }
+
+
+def test_other_shares_are_another_experiment(tmp_path: Path) -> None:
+    found = at_pilot(tmp_path, SETTINGS.model_copy(update={"pilot_share": 0.05}))
+    before = running(found)
+    found.advance(promote(Target.HYBRID, CONTENDER), CONTENDER)
+    wider = machine(tmp_path, SETTINGS.model_copy(update={"pilot_share": 0.3}))
+    wider.demote(actor="a person", reason="not yet")
+    after = running(wider)
+    assert (after.entry, after.stage, after.began_at) == (before.entry, Stage.PILOT, before.began_at)
+    assert {revision for revision, *_ in after.served} == {4}
+    assert after.identity != before.identity
+    tomorrow = bundle("C")
+    wider.refresh(promote(Target.REFRESH_DATA, tomorrow), tomorrow)
+    assert running(wider).identity == after.identity
+    assert {revision for revision, *_ in running(wider).served} == {4, 5}
+
+
+def test_pooled_periods_of_different_shares_show_no_effect_where_there_is_none(tmp_path: Path) -> None:
+    """5 % treated in a bad week, then 30 % in a good one, and in neither week any difference between the arms."""
+    found = at_pilot(tmp_path, SETTINGS.model_copy(update={"pilot_share": 0.05}))
+    found.advance(promote(Target.HYBRID, CONTENDER), CONTENDER)
+    wider = machine(tmp_path, SETTINGS.model_copy(update={"pilot_share": 0.3}))
+    wider.demote(actor="a person", reason="not yet")
+    experiment = running(wider)
+    random = np.random.default_rng(0)
+    rows, clicked = [], []
+    for revision, week, treated, ctr in ((2, 0, 0.05, 0.05), (4, 1, 0.3, 0.15)):
+        for user in range(4000):
+            shown = {
+                "exposure_id": f"{week}-{user}", "user_hash": f"u{week}-{user}", "bundle": "B",
+                "arm": "treatment" if user < 4000 * treated else "control", "path": "cascade",
+                "deployment": revision, "item_ids": list("abcdefghij"), "latency_ms": 10.0,
+                "sequence": len(rows), "shown_at": NOON.timestamp() + 7e5 * week + user,
+            }  # fmt: skip
+            rows.append(shown)
+            clicked += [
+                {"feedback_id": f"{item}{week}-{user}", "exposure_id": shown["exposure_id"], "item_id": item,
+                 "sequence": len(clicked) + place, "kind": "click", "happened_at": shown["shown_at"],
+                 "received_at": shown["shown_at"]}
+                for place, item in enumerate("abcdefghij"[: random.binomial(10, ctr)])
+            ]  # fmt: skip
+    exposures = pl.DataFrame(rows, schema=EXPOSURES, orient="row")
+    attributed = attribute(exposures, pl.DataFrame(clicked, schema=FEEDBACK, orient="row"))
+    counted = user_windows(
+        exposures, attributed, served=experiment.served, began_at=experiment.began_at, seconds=60.0
+    )
+    users = OnlineUsers(
+        feedback=counted, serving=counted, assigned=dict(counted.group_by("arm").len().iter_rows())
+    )
+    evidence = online_evidence(experiment, users, SETTINGS, About("toy", "s", "c")).evidence
+    (ctr,) = [one for one in evidence if one.metric == "ctr" and one.is_difference]
+    (ratio,) = [one for one in evidence if one.metric == "sample_ratio_deviation"]
+    assert ctr.n == 4000
+    assert ctr.low is not None
+    assert ctr.high is not None
+    assert ctr.low < 0 < ctr.high
+    assert ratio.low == 0.0
 
 
 def test_another_recipe_begins_anew(tmp_path: Path) -> None:

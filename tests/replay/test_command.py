@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from segue.errors import StateError
 from segue.migration.decide import Outcome, Target
 from segue.migration.gates import gate, gather, read_facts
 from segue.migration.ledger import Ledger
+from segue.migration.online_experiment import running_experiment
+from segue.migration.state import State
 from segue.migration.state_machine import StateMachine
 from segue.params import Params, load_params
 from segue.registry.bundle import publish
 from segue.replay.command import described, replay
 from segue.replay.verdict import needed, observed
 from segue.serving.service import Service
+from segue.serving.store import open_store
+from segue.serving.watching import StoreReader
 from segue.traffic.client import ServiceClient
 from segue.workspace import Workspace
 from tests.serving.conftest import full, full_id, incumbent_only, world
@@ -84,6 +89,27 @@ def test_three_users_decide_nothing_and_the_verdict_says_what_would(
     assert len(_rows(deployed_workspace)) == before  # a verdict is words: nothing is recorded or applied
 
 
+def test_replayed_users_are_no_evidence_on_the_running_experiment(
+    deployed_workspace: Workspace, params: Params, pilot: Service
+) -> None:
+    replay(deployed_workspace, DATASET, params, ServiceClient(pilot), tell=lambda _: None)
+    ledger, store = Ledger.open(deployed_workspace, DATASET), open_store(deployed_workspace, DATASET)
+    experiment = running_experiment(State.of(DATASET, ledger.rows()))
+    assert experiment is not None
+    online, later = params.migration.online, time.time() + 1e7
+    # What the step and the sensors read, what the watcher reads, and what the replay's own verdict reads.
+    for found in (
+        store.online_users(experiment, online, now=later),
+        StoreReader(store, experiment, online).users(later),
+    ):
+        assert (found.feedback.height, found.serving.height, dict(found.assigned)) == (0, 0, {})
+        assert (found.feedback_rows, found.last_exposed_at) == (0, None)
+    own = store.online_users(experiment, online, now=later, replayed=True)
+    assert (own.feedback.height, sum(own.assigned.values())) == (3, 3)
+    store.close()
+    ledger.close()
+
+
 def test_a_service_of_another_data_set_is_refused(
     deployed_workspace: Workspace, params: Params, pilot: Service
 ) -> None:
@@ -124,10 +150,8 @@ def test_the_spread_of_one_user_is_what_the_store_s_users_show(
 ) -> None:
     """Against the sum over users, written out."""
     done, found = replay(deployed_workspace, DATASET, params, ServiceClient(pilot), tell=lambda _: None)
-    from segue.serving.store import open_store
-
     store = open_store(deployed_workspace, DATASET)
-    rows = store.user_sums().table.to_dicts()
+    rows = store.user_sums(replayed=True).table.to_dicts()
     sd, expected = observed(store)
     store.close()
     clicks, shown = (sum(row[name] for row in rows) for name in ("clicks", "impressions"))

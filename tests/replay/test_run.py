@@ -12,9 +12,10 @@ from segue.errors import StateError, UnavailableError
 from segue.replay.events import ReplayEvents
 from segue.replay.journal import Journal
 from segue.replay.run import Replay, Replayed
+from segue.reporting.online_traffic import read_traffic
 from segue.serving.requests import Answer, Event, EventsAnswer, Feedback, FeedbackAnswer, RecommendRequest
 from segue.serving.service import Service
-from segue.serving.store import Store
+from segue.serving.store import Coverage, Store
 from segue.traffic.client import ServiceClient
 from tests.serving.worlds import EVENTS
 
@@ -88,9 +89,34 @@ def test_a_list_before_each_event_and_a_click_where_it_held_it(
     assert hits > 0
     assert done.exposures.lost == 0
     assert sum(arm.lists for arm in done.arms.values()) == exposures
-    sums = store.user_sums()
+    sums = store.user_sums(replayed=True)
     assert sums.table["clicks"].sum() == hits
     assert (sums.coverage.unattributed, sums.coverage.stated) == (0, hits)
+
+
+def test_what_was_replayed_is_nobody_elses_figure(
+    service: Service, store: Store, splits: Path, tmp_path: Path
+) -> None:
+    """A user of the replay comes for real as well: that list and the click on it count, and no others."""
+    replay(ServiceClient(service), store, splits, tmp_path / "j")
+    assert {row["exposure_id"].startswith("replay-") for row in store.exposures()} == {True}
+    assert store.user_sums().table.is_empty()
+    assert store.user_sums().coverage == Coverage()
+    assert read_traffic(store) is None
+    user = ReplayEvents.read(splits).table["user_id"][0]
+    real = service.recommend(RecommendRequest(user_id=user))
+    item = real.items[0].item_id
+    service.feedback([Feedback(feedback_id="f", kind="click", item_id=item, exposure_id=real.exposure_id)])
+    sums = store.user_sums()
+    assert sums.table.select("user_hash", "exposures", "clicks").rows() == [(store.user_hash(user), 1, 1)]
+    assert (sums.coverage.exposures, sums.coverage.feedback, sums.coverage.stated) == (1, 1, 1)
+    exposures, attributed = store.rows_of([store.user_hash(user)])
+    assert exposures["exposure_id"].to_list() == attributed["exposure_id"].to_list() == [real.exposure_id]
+    again = store.user_sums(replayed=True)
+    assert again.table["exposures"].sum() == 3 * EVENTS
+    traffic = read_traffic(store)
+    assert traffic is not None
+    assert sum(arm.lists for arm in traffic.arms) == 1
 
 
 def test_users_keep_their_arm(service: Service, store: Store, splits: Path, tmp_path: Path) -> None:

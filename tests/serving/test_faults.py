@@ -13,12 +13,15 @@ from segue.registry.bundle import read_bundle
 from segue.schema import PathName
 from segue.serving.engine import Engine, History
 from segue.serving.faults import injected_delays
+from segue.serving.requests import RecommendRequest
 from segue.serving.service import Service
+from segue.serving.store import Store
 from segue.workspace import Workspace
 from tests.serving.test_following import Write, first, pilot, workspace, write
 from tests.serving.worlds import FakePath
 
 __all__ = ["first", "workspace", "write"]  # fixtures
+ARMS = {"control", "treatment"}
 
 
 @pytest.mark.parametrize("path", [PathName.GENERATIVE, PathName.BLENDED, PathName.RERANK])
@@ -63,6 +66,31 @@ def test_a_server_says_what_is_injected(workspace: Workspace, write: Write, firs
         assert health["status"] == "degraded"
         assert health["injected_delays_ms"] == {f"{full_id[:12]} generative": 5.0}
     finally:
+        service.close()
+
+
+def test_in_a_batch_a_slow_arm_is_slow_and_the_other_is_not(
+    workspace: Workspace, write: Write, first: str, full_id: str
+) -> None:
+    """Whichever comes first; the exposures carry what the answers say, so a latency guardrail sees batches too."""
+    write(pilot(first, full_id, revision=1) | {"parent": None})
+    environment = {"SEGUE_INJECT_DELAY_MS": "generative=250"}
+    service = Service.following(workspace, "tiny", environment=environment)
+    store = Store.at(workspace.state("tiny") / "online.sqlite")
+    try:
+        ask = [RecommendRequest(user_id=f"b{number}") for number in range(12)]
+        arms = [answer.arm or "" for answer in service.recommend_batch(ask)]
+        by_arm = [ask[place] for place in sorted(range(12), key=arms.__getitem__)]
+        for batch in (by_arm, by_arm[::-1]):
+            answers = service.recommend_batch(batch)
+            latencies = {arm: {one.latency_ms for one in answers if one.arm == arm} for arm in ARMS}
+            assert {one.fallback for one in answers} == {None}
+            (slow,), (quick,) = latencies["treatment"], latencies["control"]  # one call an arm
+            assert quick < 250 <= slow
+        logged = {row["exposure_id"]: row["latency_ms"] for row in store.exposures()}
+        assert all(logged[one.exposure_id or ""] == one.latency_ms for one in answers)
+    finally:
+        store.close()
         service.close()
 
 

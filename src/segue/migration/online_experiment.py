@@ -1,22 +1,28 @@
 """The running experiment, read off the ledger: whose exposures count, and what they are evidence for.
 
 An experiment begins with the revision that entered its stage (or began its canary). Refreshes of the same recipe go
-on with it; another recipe, another stage or another path is another experiment, whose exposures never count.
+on with it; another recipe, another stage, another path or another split of the users is another experiment, whose exposures
+never count. Of the split because pooled periods with different shares compare the users of one period with those of the other
+(Simpson's paradox; Crook et al. 2009, "Seven pitfalls to avoid when running controlled experiments on the web", KDD),
+and what a share should be is no single number then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from segue.migration.decide import Target
-from segue.migration.deployment import CANARY, HOLDBACK, BundleFacts, Deployment
+from segue.migration.deployment import CANARY, HOLDBACK, Arm, BundleFacts, Deployment
 from segue.migration.state import State
 from segue.schema import PathName, Stage
 
 # What the evidence of a stage is gathered for. At the last stage its own policy goes on guarding it.
 _NEXT: Final = {Stage.PILOT: Target.HYBRID, Stage.HYBRID: Target.FULL, Stage.FULL: Target.FULL}
+
+Split = frozenset[tuple[str, PathName, float]]  # (arm, path, share): how the users are dealt out
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,8 @@ class ExperimentArm:
 class Experiment:
     """``served`` holds every (revision, arm, bundle) whose exposures count; ``target`` names the policy that judges.
 
+    ``entry``: the revision that entered the stage or canary; where the shares were changed since, exposures count from the
+    first revision on that dealt the users out as now, and ``began_at`` stays: what was shown in between is nobody's past.
     ``began_at``: when it was entered, seconds since 1970. ``baseline`` is None where no arm is the cascade's.
     """
 
@@ -69,9 +77,9 @@ class Experiment:
         return tuple(arm for arm in self.arms if arm.path is PathName.INTERLEAVED)
 
     @property
-    def identity(self) -> tuple[int, str]:
+    def identity(self) -> tuple[int, str, Split]:
         """Two looks at the ledger see the same experiment where this is equal, whatever was refreshed between them."""
-        return self.entry, self.on_trial.facts.recipe
+        return self.entry, self.on_trial.facts.recipe, _split(self.arms)
 
 
 def running_experiment(state: State) -> Experiment | None:
@@ -124,6 +132,10 @@ def _target(current: Deployment) -> Target:
     return _NEXT[current.stage]
 
 
+def _split(arms: Iterable[Arm | ExperimentArm]) -> Split:
+    return frozenset((arm.name, arm.path, arm.share) for arm in arms)
+
+
 def _served(state: State, current: Deployment, entry: int) -> list[tuple[int, str, str]]:
     def key(name: str, path: PathName, bundle: str) -> tuple[str, PathName, str]:
         return name, path, state.facts[bundle].recipe
@@ -133,6 +145,7 @@ def _served(state: State, current: Deployment, entry: int) -> list[tuple[int, st
         (document.revision, arm.name, arm.bundle)
         for number in range(entry, current.revision + 1)
         if (document := state.revision(number).deployment).stage is current.stage
+        and _split(document.arms) == _split(current.arms)
         for arm in document.arms
         if key(arm.name, arm.path, arm.bundle) in now
     ]

@@ -2,6 +2,7 @@
 
 Where the list held the item that the user went on to, that is posted as a click. Such a *hit* is not what a user who saw
 the list would have done: they saw another page, years ago. It underestimates what a list is worth, alike for every arm.
+Both are marked (:data:`segue.serving.store.records.REPLAYED`), and evidence on the running experiment leaves them out.
 """
 
 from __future__ import annotations
@@ -139,7 +140,9 @@ class Replay:
         """Ask for a list before each event that has none yet; how many had one from an interrupted run."""
         new = [event for event in events if self._key(event) not in self._journal.shown]
         if new:
-            answers = self._client.recommend([RecommendRequest(user_id=event.user_id) for event in new])
+            answers = self._client.recommend(
+                [RecommendRequest(user_id=event.user_id, replay=True) for event in new]
+            )
             self._journal.show(
                 [self._shown(event, answer) for event, answer in zip(new, answers, strict=True)]
             )

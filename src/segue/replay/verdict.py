@@ -51,7 +51,8 @@ class Verdict:
 def verdict(
     workspace: Workspace, dataset: str, params: Params, store: Store, *, users_per_day: float
 ) -> Verdict:
-    """The verdict on everything that the store holds of the running experiment; nothing is recorded or applied."""
+    """The verdict on every list of the running experiment that a replay asked for, and on no other; nothing is recorded or
+    applied."""
     ledger = Ledger.open(workspace, dataset)
     try:
         state = State.of(dataset, ledger.rows())
@@ -81,13 +82,13 @@ def verdict(
 
 
 def observed(store: Store) -> tuple[dict[str, float], dict[str, float]]:
-    """From the store's users, all arms together: the standard deviation of one user's figure, and figures to expect.
+    """From the replayed users, all arms together: the standard deviation of one user's figure, and figures to expect.
 
     Of the CTR it is that of (clicks - ctr · impressions) / mean impressions. Empty where there are too few users.
     """
     figures = ("clicks", "impressions", "exposures", "fallbacks")
     shown = (
-        store.user_sums()
+        store.user_sums(replayed=True)
         .table.group_by("user_hash")
         .agg(pl.col(name).sum() for name in figures)
         .filter(pl.col("impressions") > 0)
@@ -139,7 +140,7 @@ def _online(
     policy = policy_of(settings, experiment.target)
     measured = online_evidence(
         experiment,
-        store.online_users(experiment, settings.online),
+        store.online_users(experiment, settings.online, replayed=True),
         settings,
         About(dataset=dataset, snapshot=snapshot, code_version="replay"),
         only=[one for one in policy.requirements if one.kind == "online"],

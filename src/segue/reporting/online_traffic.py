@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from segue.serving.store.attribution import UserSums
+from segue.serving.store.records import REPLAYED
 
 RECENT_DAYS: Final = 7  # "today's traffic" is the mean of the last so many days
 _DAY: Final = 86_400.0
@@ -90,7 +91,7 @@ def read_traffic(store: ExposureStore, *, since: datetime | None = None) -> Onli
     while page := store.exposures(after=after, limit=_PAGE):
         after = int(page[-1]["sequence"])
         for row in page:
-            if begin is not None and row["shown_at"] < begin:
+            if row["exposure_id"].startswith(REPLAYED) or (begin is not None and row["shown_at"] < begin):
                 continue
             arm = row["arm"] or NO_ARM
             lists[arm] = lists.get(arm, 0) + 1

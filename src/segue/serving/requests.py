@@ -56,11 +56,13 @@ class RecommendRequest(Who):
 
     ``k``: its length; where the catalogue, the filters or the path offer fewer items, the list is shorter.
     ``path``: omitted, the deployment decides; named, a preview that no experiment counts.
+    ``replay``: nobody will see the list, past events are replayed. It is logged as such, and counted by the replay alone.
     """
 
     k: int | None = Field(default=None, ge=1)
     filters: Filters = Filters()
     path: ServedPath | None = None
+    replay: bool = False
 
 
 class SimilarRequest(_Wire):

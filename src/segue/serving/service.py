@@ -180,7 +180,8 @@ class Service:
         """A list each, in order; what is alike is computed together.
 
         With ``expose`` the exposures are on disk on return, each under its answer's ``exposure_id``; previews
-        never are any. An answer without the id could not be logged, and is never counted.
+        never are any. An answer without the id could not be logged, and is never counted. An answer's latency is that of
+        the call of its path that made it, with the reading of the histories for it: what other arms took is theirs.
         """
         started = time.perf_counter()
         serving = self._serving()
@@ -193,11 +194,17 @@ class Service:
             groups.setdefault(key, []).append(place)
         # Before the lists are made, because an interleaved one draws its coins from its id.
         logged = self._store is not None and expose
-        ids = [new_exposure_id() if logged and request.path is None else None for request in requests]
+        ids = [
+            new_exposure_id(replayed=request.replay) if logged and request.path is None else None
+            for request in requests
+        ]
         found: dict[int, Served] = {}
         known: dict[int, History] = {}
         warnings: dict[int, str] = {}
+        taken: dict[int, float] = {}
+        shared = time.perf_counter() - started  # what was done for all of them alike
         for places in groups.values():
+            began = time.perf_counter() - shared
             one = routed[places[0]]
             histories = []
             for place in places:
@@ -214,8 +221,9 @@ class Service:
                 blend=serving.blend,
             )
             found.update(zip(places, lists, strict=True))
+            taken.update(dict.fromkeys(places, _milliseconds(began)))
         answers = [
-            _answer(serving, routed[place], found[place], requests[place], warnings.get(place), started)
+            _answer(serving, routed[place], found[place], requests[place], warnings.get(place), taken[place])
             for place in range(len(requests))
         ]
         if not expose:
@@ -451,7 +459,7 @@ def _answer(
     served: Served,
     request: RecommendRequest,
     warning: str | None,
-    started: float,
+    latency_ms: float,
 ) -> Answer:
     return Answer(
         items=list(served.items),
@@ -462,7 +470,7 @@ def _answer(
         preview=request.path is not None,
         fallback=served.fallback,
         unknown_items=list(served.unknown_items),
-        latency_ms=_milliseconds(started),
+        latency_ms=latency_ms,
         warnings=[*([] if warning is None else [warning]), *served.warnings],
     )
 

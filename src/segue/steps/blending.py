@@ -15,6 +15,7 @@ from segue.migration.ledger import Ledger
 from segue.schema import PathName
 from segue.serving.store import Store
 from segue.serving.store.attribution import WINDOW_SECONDS, attribute
+from segue.serving.store.records import REPLAYED
 from segue.workspace import Workspace
 
 _DAY = 86_400
@@ -34,6 +35,8 @@ def fit_blend(
         store.export("feedback", Path(folder) / "feedback.parquet")
         exposures = pl.read_parquet(Path(folder) / "exposures.parquet")
         feedback = pl.read_parquet(Path(folder) / "feedback.parquet")
+    # A hit of a replay is no click by which anybody responded to a list.
+    exposures = exposures.filter(~pl.col("exposure_id").str.starts_with(REPLAYED))
     attributed = attribute(exposures, feedback, window_seconds=WINDOW_SECONDS)
     if days is not None:
         exposures = exposures.filter(pl.col("shown_at") >= time.time() - days * _DAY)

@@ -73,6 +73,18 @@ def test_a_slower_path_is_found_and_an_equal_one_is_not() -> None:
     assert slower.n == 6000
 
 
+def test_two_arms_share_the_error() -> None:
+    """Each end is made of two, and each of the two may be missed with half the error (Boole)."""
+    a, b = (drawn(np.random.default_rng(seed), 1500) for seed in (1, 2))
+    fine = np.geomspace(4.0, 16.0, 400)
+    found = relative_quantile(a, b, 0.9, confidence=0.9, grid=fine)
+    first, second = (quantile(one, 0.9, confidence=0.95, grid=fine) for one in (a, b))
+    assert (found.low, found.high) == (first.low / second.high - 1, first.high / second.low - 1)
+    assert found.confidence == 0.9
+    alone = [quantile(one, 0.9, confidence=0.9, grid=fine) for one in (a, b)]
+    assert found.high > alone[0].high / alone[1].low - 1
+
+
 def test_nobody_and_nothing_known() -> None:
     nobody = Requests(np.zeros(0), np.zeros(0, dtype=np.int64))
     assert math.isnan(quantile(nobody, 0.99, confidence=0.95).low)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from typing import Final
 
 from segue.errors import StateError
 from segue.serving.requests import Answer
+
+# What a replay is shown is logged, and known by its id wherever an exposure goes: spool, export, feedback.
+REPLAYED: Final = "replay-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +83,6 @@ class Retention:
     feedback: float | None = None
 
 
-def new_exposure_id() -> str:
-    return uuid.uuid4().hex
+def new_exposure_id(*, replayed: bool = False) -> str:
+    """``replayed``: of a list that no experiment and no report counts, but the replay that asked for it."""
+    return (REPLAYED if replayed else "") + uuid.uuid4().hex

@@ -29,7 +29,7 @@ from segue.schema import Interactions, Split, UserGroup
 from segue.serving.requests import Event, Feedback
 from segue.serving.store import attribution, tables
 from segue.serving.store.connection import Database
-from segue.serving.store.records import Exposure, Posted, Retention, StoredHistory
+from segue.serving.store.records import REPLAYED, Exposure, Posted, Retention, StoredHistory
 from segue.serving.store.schema import open_schema
 from segue.serving.store.windows import feedback_windows, newest_list, serving_windows
 from segue.workspace import Workspace
@@ -287,6 +287,7 @@ class Store:
         since: float | None = None,
         until: float | None = None,
         deployments: Collection[int] | None = None,
+        replayed: bool = False,
     ) -> attribution.UserSums:
         """What every user was shown and did, by arm and deployment: the raw material of online evidence.
 
@@ -294,11 +295,13 @@ class Store:
             window_seconds: how old an exposure may be to which feedback that names none is given.
             since, until, deployments: which exposures count: those shown in [since, until), seconds since
                 1970, under these revisions. None: all. The coverage is that of the whole store.
+            replayed: the lists that replays asked for and the feedback on them, which nothing else counts, instead of all
+                others.
 
         Users are worked on in groups of about a million exposures, so that memory stays bounded.
         """
         parts, coverage = [], attribution.Coverage()
-        for exposures, attributed in self._attributed(window_seconds):
+        for exposures, attributed in self._attributed(window_seconds, replayed):
             coverage += attribution.coverage_of(exposures, attributed)
             parts.append(
                 attribution.user_sums(
@@ -308,16 +311,23 @@ class Store:
         return attribution.UserSums(pl.concat(parts).sort("user_hash", "arm", "deployment"), coverage)
 
     def online_users(
-        self, experiment: Experiment, settings: OnlineSettings, *, now: float | None = None
+        self,
+        experiment: Experiment,
+        settings: OnlineSettings,
+        *,
+        now: float | None = None,
+        replayed: bool = False,
     ) -> OnlineUsers:
         """The users of a running experiment whose windows have closed at ``now`` (default: the present moment).
+
+        ``replayed``: as in :meth:`user_sums`.
 
         Reads the whole store, users in groups as in :meth:`user_sums`; the watcher, which looks all the time, reads
         what is new (:class:`segue.serving.watching.StoreReader`).
         """
         moment = time.time() - SETTLE_SECONDS if now is None else now
         feedback, serving, newest, coverage = [], [], [], attribution.Coverage()
-        for exposures, attributed in self._attributed(attribution.WINDOW_SECONDS):
+        for exposures, attributed in self._attributed(attribution.WINDOW_SECONDS, replayed):
             coverage += attribution.coverage_of(exposures, attributed)
             feedback.append(feedback_windows(exposures, attributed, experiment, settings))
             serving.append(serving_windows(exposures, attributed, experiment, settings))
@@ -334,17 +344,18 @@ class Store:
         )
 
     def rows_of(self, users: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """All exposures of the users with these hashes, and the feedback on them, joined."""
+        """All exposures of the users with these hashes but those of replays, and the feedback on them, joined."""
         exposures, feedback = [], []
         shown, given = tables.exposures, tables.feedback
         names = sorted(users)
         for start in range(0, len(names), _ROWS_A_STATEMENT):
             some = names[start : start + _ROWS_A_STATEMENT]
             theirs = sa.select(shown.c.exposure_id).where(shown.c.user_hash.in_(some))
-            exposures += self._exposures(shown.c.user_hash.in_(some))
+            exposures += self._exposures(shown.c.user_hash.in_(some) & _of_replay(shown.c.exposure_id, False))
             feedback += self._feedback(
                 sa.select(*(given.c[name] for name in attribution.FEEDBACK)).where(
-                    given.c.exposure_id.in_(theirs) | given.c.user_hash.in_(some)
+                    given.c.exposure_id.in_(theirs) | given.c.user_hash.in_(some),
+                    _of_replay(given.c.exposure_id, False),
                 )
             )
         frame = pl.DataFrame(exposures, schema=attribution.EXPOSURES, orient="row")
@@ -356,14 +367,18 @@ class Store:
         self, *, after: int, deployments: Collection[int]
     ) -> Iterator[tuple[str | None, str | None, int, str, float]]:
         """(user_hash, arm, deployment, bundle, shown_at) of the exposures behind the sequence number ``after`` under these
-        revisions, in order of sequence, read in parts of one moment.
+        revisions, in order of sequence, read in parts of one moment; without those of replays.
 
         The same caution as for :meth:`exposures`: where not :attr:`commits_in_order`, begin before what was seen last.
         """
         shown = tables.exposures.c
         query = (
             sa.select(shown.user_hash, shown.arm, shown.deployment, shown.bundle, shown.shown_at)
-            .where((shown.sequence > after) & shown.deployment.in_(sorted(deployments)))
+            .where(
+                (shown.sequence > after)
+                & shown.deployment.in_(sorted(deployments))
+                & _of_replay(shown.exposure_id, False)
+            )
             .order_by(shown.sequence)
         )
         with self._database.read() as connection:
@@ -382,7 +397,7 @@ class Store:
         """Whether rows become visible in the order of their sequence numbers: SQLite has one writer, Postgres many."""
         return self._database.is_sqlite
 
-    def _attributed(self, window_seconds: int) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    def _attributed(self, window_seconds: int, replayed: bool) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Exposures and their joined feedback, users in groups of about a million exposures."""
         counts = self.counts()
         total = max(counts["exposures"], counts["feedback"])
@@ -390,7 +405,7 @@ class Store:
         bounds = [f"{group * _HASH_BUCKETS // groups:02x}" for group in range(groups)]
         for number, low in enumerate(bounds):
             high = bounds[number + 1] if number + 1 < groups else None
-            exposures, feedback = self._bucket(low, high, first=number == 0)
+            exposures, feedback = self._bucket(low, high, first=number == 0, replayed=replayed)
             yield exposures, attribution.attribute(exposures, feedback, window_seconds=window_seconds)
 
     def export(self, table: ExportedTable, out: Path) -> int:
@@ -522,7 +537,9 @@ class Store:
             found |= set(connection.execute(some).scalars())
         return found
 
-    def _bucket(self, low: str, high: str | None, *, first: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def _bucket(
+        self, low: str, high: str | None, *, first: bool, replayed: bool
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Exposures and feedback of the users whose hashes lie in [low, high); the first bucket has the nameless too.
 
         Feedback is where its exposure is, else where its user is.
@@ -532,11 +549,13 @@ class Store:
             (shown.c.exposure_id.is_not(None), shown.c.user_hash), else_=given.c.user_hash
         )  # nameless exposures keep their feedback with them
         joined = given.outerjoin(shown, given.c.exposure_id == shown.c.exposure_id)
-        exposures = self._exposures(_in_bucket(shown.c.user_hash, low, high, first=first))
+        exposures = self._exposures(
+            _in_bucket(shown.c.user_hash, low, high, first=first) & _of_replay(shown.c.exposure_id, replayed)
+        )
         feedback = self._feedback(
             sa.select(*(given.c[name] for name in attribution.FEEDBACK))
             .select_from(joined)
-            .where(_in_bucket(owner, low, high, first=first))
+            .where(_in_bucket(owner, low, high, first=first), _of_replay(given.c.exposure_id, replayed))
         )
         return (
             pl.DataFrame(exposures, schema=attribution.EXPOSURES, orient="row"),
@@ -617,6 +636,15 @@ def _in_bucket(
     if high is not None:
         inside = inside & (column < high)
     return (inside | column.is_(None)) if first else inside
+
+
+def _of_replay(exposure_id: sa.ColumnElement[Any], replayed: bool) -> sa.ColumnElement[bool]:
+    """Whether the list is a replay's, or the feedback is on one; with ``replayed`` False: whether not.
+
+    Feedback that names no list is never a replay's.
+    """
+    marked = sa.func.coalesce(exposure_id, "").startswith(REPLAYED, autoescape=True)
+    return marked if replayed else ~marked
 
 
 def _seconds(value: Any) -> float | None:
