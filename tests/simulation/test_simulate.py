@@ -23,6 +23,7 @@ from segue.simulation.simulate import ROLLBACK, Simulated, simulate
 from segue.simulation.telling import summary, verdict_of
 from segue.simulation.workspace import prepare
 from segue.workspace import Workspace
+from tests.serving.worlds import as_an_earlier_version_wrote
 from tests.simulation.conftest import DATASET, in_process
 
 # Few visits and short windows: what is tested is the whole chain, not the power.
@@ -223,3 +224,11 @@ def test_over_http_with_real_processes_and_an_injected_delay(
     port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log)[1])  # type: ignore[index]
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
         probe.connect(("127.0.0.1", port))
+
+
+def test_nothing_is_simulated_with_a_model_that_cannot_be_loaded(fast: Workspace) -> None:
+    """Every contender would be rolled back for its fallbacks, whatever is planted."""
+    as_an_earlier_version_wrote(fast.step(DATASET, "bundle") / "model")
+    with pytest.raises(ArtifactError, match="train the model again"):
+        run(fast, TruthName.BETTER, 10)
+    assert not (fast.state(DATASET) / "simulations").exists()

@@ -79,6 +79,7 @@ def workspace(workspace_root: Path, monkeypatch: pytest.MonkeyPatch) -> Workspac
     """After `bootstrap`, with everything that a whole run leaves behind."""
     monkeypatch.setattr("segue.registry.mlflow_registry.MlflowRegistry", Registry)
     monkeypatch.setattr("segue.registry.bundle.publish", lambda folder, root: None)
+    monkeypatch.setattr("segue.serving.readable.require_readable", lambda folder: None)
     workspace = Workspace(workspace_root)
     for step in (*KEEPABLE, "validation"):
         artifact(workspace, step, step)

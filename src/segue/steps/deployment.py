@@ -24,6 +24,7 @@ def run(context: StepContext) -> None:
     from segue.registry.bundle import publish
     from segue.registry.mlflow_registry import MlflowRegistry
     from segue.registry.projection import answer_requests, is_behind, project
+    from segue.serving.readable import why_unreadable
     from segue.steps.day_two import record_served
 
     folder = context.inputs["bundle"]
@@ -37,7 +38,9 @@ def run(context: StepContext) -> None:
             ["current.json had fallen behind the ledger and is written again"] if ledger.project() else []
         )
         machine = StateMachine(ledger, context.params.migration, user=login())
-        deployer = Deployer(machine, offer, moment=lambda: datetime.now(UTC))
+        deployer = Deployer(
+            machine, offer, moment=lambda: datetime.now(UTC), unreadable=lambda: why_unreadable(folder)
+        )
         publish(folder, bundles)
         record_served(context.workspace, context.dataset, facts.bundle_id)
         registry = MlflowRegistry(context.workspace, context.dataset)

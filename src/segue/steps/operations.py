@@ -9,7 +9,7 @@ from typing import Any
 
 from segue.canonical import short
 from segue.errors import StateError
-from segue.migration.apply import Deployer
+from segue.migration.apply import STAGE_TARGETS, Deployer
 from segue.migration.approval import Proposal
 from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
@@ -66,10 +66,13 @@ def abandon(workspace: Workspace, dataset: str, *, actor: str | None = None, rea
 def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, reason: str) -> str:
     """Do without a passing gate what a decision about the newest bundle for ``target`` would do.
 
-    A recipe refresh concludes the canary that runs, whichever bundle is the newest meanwhile.
+    A recipe refresh concludes the canary that runs, whichever bundle is the newest meanwhile. Raises ArtifactError where a
+    stage or the shadow is asked for and the bundle's generative model cannot be loaded: a gate may be done without, a model
+    may not.
     """
     from segue.migration.gates import read_facts
     from segue.registry.bundle import publish
+    from segue.serving.readable import require_readable
     from segue.steps.day_two import record_served
 
     def event(machine: StateMachine) -> Change:
@@ -80,6 +83,8 @@ def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, 
         else:
             folder = workspace.step(dataset, "bundle")
             facts = read_facts(folder)
+            if target in (*STAGE_TARGETS, Target.SHADOW):
+                require_readable(folder)
             publish(folder, workspace.bundles(dataset))
             record_served(workspace, dataset, facts.bundle_id)
         return machine.override(facts, target, actor=actor, reason=reason)
@@ -93,6 +98,7 @@ def approve(workspace: Workspace, dataset: str, *, actor: str, decision: str | N
     ``decision``: the first characters of its hash; None: the newest that waits. Raises StateError where it may not act:
     nothing waits under that name, the approver is its proposer, or its gate does not pass (any more).
     """
+    from segue.serving.readable import why_unreadable
     from segue.steps.offers import folders, read_offer
 
     settings = load_params(workspace, dataset).migration
@@ -114,7 +120,10 @@ def approve(workspace: Workspace, dataset: str, *, actor: str, decision: str | N
             ).message
         told: list[str] = []
         offer = read_offer(workspace, dataset, folders(workspace, dataset), told.append)
-        deployer = Deployer(machine, offer, moment=lambda: datetime.now(UTC))
+        bundle = workspace.step(dataset, "bundle")
+        deployer = Deployer(
+            machine, offer, moment=lambda: datetime.now(UTC), unreadable=lambda: why_unreadable(bundle)
+        )
         return "; ".join([*told, deployer.approve(proposal, actor).message])
 
 
