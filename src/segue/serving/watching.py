@@ -18,6 +18,7 @@ import polars as pl
 from sqlalchemy.exc import SQLAlchemyError
 
 from segue import __version__
+from segue.deployed_params import load_or_remembered
 from segue.errors import ConfigurationError, SegueError
 from segue.migration.ledger import Ledger
 from segue.migration.online import About
@@ -27,7 +28,6 @@ from segue.migration.online_users import CatalogueFacts, OnlineUsers, closed, no
 from segue.migration.settings import OnlineSettings
 from segue.migration.state_machine import StateMachine
 from segue.migration.watch import Crossing, Watcher
-from segue.params import load_params
 from segue.registry.bundle import read_bundle
 from segue.serving.store import Store, open_store
 from segue.serving.store.store import SETTLE_SECONDS
@@ -117,7 +117,8 @@ def _one(parts: list[pl.DataFrame]) -> pl.DataFrame:
 class Watch:
     """A watcher's life: opens ledger and store, looks, and goes on when either was away.
 
-    Raises ConfigurationError where there is no ledger to watch.
+    Where the parameters are wrong, those of the last deployment guard it, with a warning. Raises ConfigurationError where
+    there is no ledger to watch, or wrong parameters and none that were kept.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Watch:
         self._dataset = dataset
         self._environment = environment
         self._told = told
-        self._params = load_params(workspace, dataset)
+        self._params = load_or_remembered(workspace, dataset, logger.warning)
         self._ledger = Ledger.open(workspace, dataset)
         self._store: Store | None = None
         self._watcher = self._new_watcher()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from segue.deployed_params import remember
 from segue.migration.apply import Deployer
 from segue.migration.evidence import Evidence
 from segue.migration.ledger import Ledger
@@ -51,6 +52,7 @@ def run(context: StepContext) -> None:
             caught_up.append("MLflow's aliases had fallen behind the ledger and follow it again")
         answered = answer_requests(registry, machine, deployer)
         report = deployer.run()
+        remember(context.workspace, context.dataset, context.params)
         for request, change in answered:
             report.add(f"alias {request.alias}", change)
         put_back = project(registry, machine)

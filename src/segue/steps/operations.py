@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from segue.canonical import short
-from segue.errors import StateError
+from segue.errors import ConfigurationError, StateError
 from segue.migration.apply import STAGE_TARGETS, Deployer
 from segue.migration.approval import Proposal
 from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
+from segue.migration.remembered import settings_of_documents
 from segue.migration.settings import MigrationSettings
 from segue.migration.state_machine import Change, State, StateMachine
 from segue.params import load_params
@@ -45,22 +46,50 @@ def history(workspace: Workspace, dataset: str) -> list[str]:
 
 
 def rollback(
-    workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str, to: int | None = None
+    workspace: Workspace,
+    dataset: str,
+    *,
+    actor: str | None = None,
+    reason: str,
+    to: int | None = None,
+    warn: Callable[[str], None] = print,
 ) -> str:
-    """Put the last good revision (or revision ``to``) back. Returns what happened, in a line."""
-    return _by_hand(
-        workspace, dataset, lambda machine: machine.rollback(actor=named(actor), reason=reason, to=to)
+    """Put the last good revision (or revision ``to``) back. Returns what happened, in a line.
+
+    Like the two below, it needs ledger and deployment alone: where the parameters are wrong, ``warn`` hears of it and the
+    documents of the ledger stand in for them.
+    """
+    return _backward(
+        workspace, dataset, lambda machine: machine.rollback(actor=named(actor), reason=reason, to=to), warn
     )
 
 
-def demote(workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str) -> str:
+def demote(
+    workspace: Workspace,
+    dataset: str,
+    *,
+    actor: str | None = None,
+    reason: str,
+    warn: Callable[[str], None] = print,
+) -> str:
     """One stage back."""
-    return _by_hand(workspace, dataset, lambda machine: machine.demote(actor=named(actor), reason=reason))
+    return _backward(
+        workspace, dataset, lambda machine: machine.demote(actor=named(actor), reason=reason), warn
+    )
 
 
-def abandon(workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str) -> str:
+def abandon(
+    workspace: Workspace,
+    dataset: str,
+    *,
+    actor: str | None = None,
+    reason: str,
+    warn: Callable[[str], None] = print,
+) -> str:
     """End the running experiment."""
-    return _by_hand(workspace, dataset, lambda machine: machine.abandon(actor=named(actor), reason=reason))
+    return _backward(
+        workspace, dataset, lambda machine: machine.abandon(actor=named(actor), reason=reason), warn
+    )
 
 
 def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, reason: str) -> str:
@@ -144,6 +173,27 @@ def _waiting(state: State, decision: str | None) -> Proposal:
                 )
     many = "more than one proposal" if found else "no proposal"
     raise StateError(f"not approved: {many} named {decision!r} waits for approval; waiting: {listed}")
+
+
+def _backward(
+    workspace: Workspace, dataset: str, event: Callable[[StateMachine], Change], warn: Callable[[str], None]
+) -> str:
+    settings: MigrationSettings | None = None
+    try:
+        settings = load_params(workspace, dataset).migration
+    except ConfigurationError as error:
+        if not is_known(workspace, dataset):
+            raise
+        warn(f"{error}; what it needs of the parameters is read off the ledger's documents")
+    with _ledger(workspace, dataset) as ledger:
+        if settings is None:
+            settings = settings_of_documents(State.of(dataset, ledger.rows()))
+        return event(StateMachine(ledger, settings, user=login())).message
+
+
+def is_known(workspace: Workspace, dataset: str) -> bool:
+    """Whether there is anything of ``dataset`` here, be its profile as wrong as it may."""
+    return workspace.profile_file(dataset).is_file() or workspace.state(dataset).is_dir()
 
 
 def _by_hand(workspace: Workspace, dataset: str, event: Callable[[StateMachine], Change]) -> str:

@@ -421,6 +421,8 @@ STEPS: tuple[Step, ...] = (
             "migration",
             "registry",
             "pyfunc_model",
+            "deployed_params",
+            "params",
             "serving.readable",
             "steps.actors",
             "steps.day_two",
