@@ -332,7 +332,12 @@ def policy_lint(dataset: Dataset = DEFAULT, overrides: Overrides = None) -> None
     from segue.params import load_params
 
     workspace = Workspace.find()
-    problems = lint_policies(load_params(workspace, dataset, overrides or []).migration)
+    params = load_params(workspace, dataset, overrides or [])
+    problems = lint_policies(
+        params.migration,
+        evaluated=params.evaluation.composed,
+        checked=[path.value for path in params.serving.check_paths],
+    )
     if problems:
         raise ConfigurationError("; ".join(problems))
     print("every policy can pass and can fail")
