@@ -106,3 +106,18 @@ def test_only_the_named_sections_decide_the_hash(workspace_root: Path) -> None:
     before, after = load_params(workspace, "ml-100k"), load_params(workspace, "ml-100k", ["splits.seed=99"])
     assert before.sections_hash(["generative"]) == after.sections_hash(["generative"])
     assert before.sections_hash(["splits"]) != after.sections_hash(["splits"])
+
+
+def test_a_profile_declares_context_features_under_names_of_its_own(workspace_root: Path) -> None:
+    workspace = Workspace(workspace_root)
+    profile = yaml.safe_load(workspace.profile_file("ml-100k").read_text())
+    declared = {"device": {"kind": "category"}, "kind": {"kind": "hour", "utc_offset_hours": 1}}
+    profile["data"]["context"] = declared
+    workspace.profile_file("ml-100k").write_text(yaml.safe_dump(profile))
+    context = load_params(workspace, "ml-100k").data.context
+    assert {name: feature.kind for name, feature in context.items()} == {"device": "category", "kind": "hour"}
+    profile["data"]["context"]["device"]["colum"] = "browser"
+    workspace.profile_file("ml-100k").write_text(yaml.safe_dump(profile))
+    told = r"^profiles/ml-100k\.yaml: data\.context\.device has no key 'colum'; did you mean 'column'\?"
+    with pytest.raises(ConfigurationError, match=told):
+        load_params(workspace, "ml-100k")

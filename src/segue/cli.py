@@ -84,6 +84,25 @@ def _known(dataset: str) -> Workspace:
     return workspace
 
 
+def _recorded(dataset: str) -> Workspace:
+    """The workspace, for commands that need the ledger alone: a wrong parameter is told and stops nothing."""
+    from segue.params import load_params
+    from segue.steps.operations import is_known
+
+    workspace = Workspace.find()
+    try:
+        load_params(workspace, dataset)
+    except ConfigurationError as error:
+        if not is_known(workspace, dataset):
+            raise
+        _warn(str(error))
+    return workspace
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def _print(value: object) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, default=str))
 
@@ -313,7 +332,12 @@ def policy_lint(dataset: Dataset = DEFAULT, overrides: Overrides = None) -> None
     from segue.params import load_params
 
     workspace = Workspace.find()
-    problems = lint_policies(load_params(workspace, dataset, overrides or []).migration)
+    params = load_params(workspace, dataset, overrides or [])
+    problems = lint_policies(
+        params.migration,
+        evaluated=params.evaluation.composed,
+        checked=[path.value for path in params.serving.check_paths],
+    )
     if problems:
         raise ConfigurationError("; ".join(problems))
     print("every policy can pass and can fail")
@@ -363,7 +387,7 @@ def status(dataset: Dataset = DEFAULT) -> None:
     """What serves, and the ledger's last entries."""
     from segue.steps.operations import status as deployment_status
 
-    found = deployment_status(_known(dataset), dataset)
+    found = deployment_status(_recorded(dataset), dataset)
     if found["deployment"] is None:
         print(
             f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
@@ -377,7 +401,7 @@ def ledger(dataset: Dataset = DEFAULT) -> None:
     """Every entry of the ledger, after its hash chain was verified."""
     from segue.steps.operations import history
 
-    for line in history(_known(dataset), dataset):
+    for line in history(_recorded(dataset), dataset):
         print(line)
 
 
@@ -393,7 +417,7 @@ def rollback(
     """Put the last good revision back. No later run undoes it."""
     from segue.steps.operations import rollback as roll_back
 
-    print(roll_back(_known(dataset), dataset, actor=actor, reason=reason, to=to))
+    print(roll_back(Workspace.find(), dataset, actor=actor, reason=reason, to=to, warn=_warn))
 
 
 @app.command()
@@ -405,7 +429,7 @@ def demote(
     """Go one stage back (full, hybrid, pilot, cascade) with the bundle that serves. No gate; no later run undoes it."""
     from segue.steps.operations import demote as go_back
 
-    print(go_back(_known(dataset), dataset, actor=actor, reason=reason))
+    print(go_back(Workspace.find(), dataset, actor=actor, reason=reason, warn=_warn))
 
 
 @app.command()
@@ -417,7 +441,7 @@ def abandon(
     """End the experiment that runs: a canary's arm goes, or the pilot's. No gate; no later run undoes it."""
     from segue.steps.operations import abandon as end
 
-    print(end(_known(dataset), dataset, actor=actor, reason=reason))
+    print(end(Workspace.find(), dataset, actor=actor, reason=reason, warn=_warn))
 
 
 @app.command()

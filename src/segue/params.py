@@ -12,7 +12,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -185,11 +185,24 @@ def _refuse_unknown(name: str, values: Mapping[str, Any], model: type[BaseModel]
                     f"{name}: {inside} has no key {key!r}; {meant}keys of {inside}: {listed}"
                 )
             raise ConfigurationError(f"{name}: there is no section {key!r}; {meant}sections: {listed}")
-        annotation = model.model_fields[key].annotation
-        models = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
-        for nested in models:
-            if issubclass(nested, BaseModel) and isinstance(value, Mapping):
-                _refuse_unknown(name, value, nested, f"{inside}.{key}" if inside else key)
+        _refuse_unknown_within(
+            name, value, model.model_fields[key].annotation, f"{inside}.{key}" if inside else key
+        )
+
+
+def _refuse_unknown_within(name: str, value: Any, annotation: Any, inside: str) -> None:
+    """As :func:`_refuse_unknown`, for the value of a field: a model, or a mapping whose keys are the user's own names and
+    whose values are models."""
+    if not isinstance(value, Mapping):
+        return
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        _refuse_unknown(name, value, annotation, inside)
+    elif get_origin(annotation) is dict:
+        for key, each in value.items():
+            _refuse_unknown_within(name, each, get_args(annotation)[1], f"{inside}.{key}")
+    else:
+        for one in get_args(annotation):  # of a union
+            _refuse_unknown_within(name, value, one, inside)
 
 
 def _says(layer: Any, path: Sequence[int | str]) -> bool:

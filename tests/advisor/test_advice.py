@@ -152,14 +152,22 @@ def test_every_plan_loads_over_the_profile_and_lints(
     row, factor = TABLE.plans[strategy], TABLE.margins[Level(risk)]
     assert (loaded.pilot_share, loaded.pilot_path) == (row.pilot_share, row.pilot_path)
     before = {(one.metric, one.slice, one.path, one.against): one for one in settings.pilot.requirements}
+    # The pilot is admitted by what its own path showed, and that path is measured.
+    params = load_params(workspace, "ml-100k", [f"@{file}"])
+    checked = [path.value for path in params.serving.check_paths]
+    assert lint_policies(loaded, evaluated=params.evaluation.composed, checked=checked) == []
     for one in loaded.pilot.requirements:
-        was = before[one.metric, one.slice, one.path, one.against]
+        if one.path == row.pilot_path and one.path != "generative":
+            was = before[one.metric, one.slice, "generative", one.against]
+            assert one == was.model_copy(update={"path": one.path, "margin": one.margin})
+        else:
+            was = before[one.metric, one.slice, one.path, one.against]
         if one.against is not None:
             assert one.margin == pytest.approx(was.margin * factor)
         elif one.metric == "latency_p99_ms":
             assert one.margin == 180.0
         else:
-            assert one == was
+            assert one == was.model_copy(update={"path": one.path})
     assert loaded.refresh_data == settings.refresh_data  # nothing else is touched
     for policy, served in ((loaded.hybrid, loaded.pilot_path), (loaded.full, loaded.hybrid_path)):
         about = {one.path for one in policy.requirements if one.metric != "interleaving_preference"}

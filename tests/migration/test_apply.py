@@ -316,3 +316,24 @@ def test_a_bundle_that_does_not_say_what_it_is(tmp_path: Path) -> None:
 def test_a_report_begins_with_no_change_only_if_nothing_changed() -> None:
     assert Report(["x"], changed=True).message == "x"
     assert Report(["x"]).message == "no change: x"
+
+
+def test_a_model_that_cannot_be_loaded_enters_no_stage_and_no_shadow(moves: StateMachine) -> None:
+    asked: list[int] = []
+
+    def unreadable() -> str | None:
+        asked.append(1)
+        return "the generative model of bundle B cannot be loaded: its head.out is missing"
+
+    ready = deployer(moves, B, body(B))
+    assert ready.decisions[Target.PILOT].outcome is Outcome.PROMOTE
+    refusing = Deployer(moves, ready.offer, moment=lambda: NOON, unreadable=unreadable)
+    report = refusing.run()
+    assert not report.changed
+    assert "pilot PROMOTE: no change: the generative model of bundle B cannot be loaded" in report.message
+    assert stage_of(moves) is Stage.CASCADE
+    assert moves.state.serving.shadow is None
+    assert asked
+    # The same offer with a model that loads: nothing else stood in its way.
+    ready.run()
+    assert stage_of(moves) is Stage.PILOT

@@ -12,6 +12,7 @@ from segue.migration.decide import Decision, Outcome, Target, decide, newest, re
 from segue.migration.evidence import Evidence
 from segue.migration.policy import Status, evaluate, lint, lint_policies, problems
 from segue.migration.settings import Policy, Requirement
+from segue.schema import PathName
 from tests.migration.builders import (
     NOON,
     OFFLINE,
@@ -293,3 +294,19 @@ def test_a_rollback_names_the_guardrail_that_is_broken_and_not_what_else_is_amis
     assert found.outcome is Outcome.ROLLBACK
     assert "beyond the margin 0" in found.reasons[0]
     assert "beyond the margin -0.01" in found.broken_guardrail
+
+
+def test_a_pilot_is_linted_against_the_path_that_it_serves() -> None:
+    rerank = SETTINGS.model_copy(update={"pilot_path": PathName.RERANK, "hybrid": Policy()})
+    offline, serving = lint_policies(rerank)
+    assert (
+        "pilot asks for no offline evidence about rerank, which it would serve: write path: rerank" in offline
+    )
+    assert "no serving evidence about rerank" in serving
+    about = Policy(
+        requirements=tuple(one.model_copy(update={"path": "rerank"}) for one in SETTINGS.pilot.requirements)
+    )
+    sound = rerank.model_copy(update={"pilot": about})
+    assert lint_policies(sound, evaluated=["rerank"], checked=["generative", "rerank"]) == []
+    told = lint_policies(sound, evaluated=["blended"], checked=["generative"])
+    assert [one.rpartition("add it to ")[2] for one in told] == ["evaluation.composed", "serving.check_paths"]

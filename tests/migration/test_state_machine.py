@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -339,3 +341,24 @@ def test_a_rollback_decision_acts_once(moves: StateMachine) -> None:
 def test_nothing_happens_before_the_bootstrap(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="bootstrap comes first"):
         machine(tmp_path).rollback(actor="ann", reason="x")
+
+
+@pytest.mark.parametrize(("blank", "said"), [("reason", {"actor": "ann"}), ("actor", {"reason": "a fair"})])
+def test_nothing_is_done_by_hand_without_saying_who_and_why(
+    tmp_path: Path, blank: str, said: dict[str, str]
+) -> None:
+    moves = machine(tmp_path)
+    moves.bootstrap(A)
+    moves.advance(promote(Target.PILOT, B), B)
+    rows = len(moves.ledger.rows())
+    for text in ("", "  "):
+        who: Any = {**said, blank: text}
+        for act in (
+            partial(moves.demote, **who),
+            partial(moves.abandon, **who),
+            partial(moves.rollback, **who),
+            partial(moves.override, B, Target.HYBRID, **who),
+        ):
+            with pytest.raises(StateError, match=f"names who does it and why: the {blank} is blank"):
+                act()
+    assert len(moves.ledger.rows()) == rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import yaml
 
 from assets.factory import assets_for
 from assets.resources import Graph
+from segue.errors import ArtifactError
 from segue.migration.decide import DECISION_FILE, Decision, Outcome, Target, write_decision
 from segue.migration.evidence import EVIDENCE_FILE, Evidence, evidence_sha256, write_evidence
 from segue.migration.gates import gather, policy_of, read_facts
@@ -28,6 +30,7 @@ from segue.steps import operations
 from segue.steps.registry import EVIDENCE_STEPS
 from tests.migration.builders import evidence, serving
 from tests.registry.places import DATASET, Place
+from tests.serving.worlds import as_an_earlier_version_wrote
 
 Body = tuple[list[Evidence], list[Evidence]]  # offline, serving
 
@@ -221,3 +224,24 @@ def test_a_kill_between_ledger_and_registry_is_reconciled_and_said(place: Place,
     assert "reconciled: current.json had fallen behind" in place.run("deployment").message
     assert place.stage is Stage.PILOT
     assert operations.status(place.workspace, DATASET)["deployment"]["revision"] == 2
+
+
+def test_a_bundle_whose_model_cannot_be_loaded_enters_the_pilot_neither_by_its_gate_nor_by_hand(
+    workspace_root: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its evidence was measured before an upgrade, so that every gate is still met."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    shutil.copytree(world, tmp_path / "former")
+    as_an_earlier_version_wrote(tmp_path / "former" / "model")
+    place = Place(workspace_root, tmp_path / "former")
+    place.run("bootstrap")
+    place.measured(evidence(recipe_a=place.manifest.recipe))
+    decision = yaml.safe_load((place.workspace.step(DATASET, "pilot_decision") / DECISION_FILE).read_text())
+    assert decision["outcome"] == "PROMOTE"
+    outcome = place.run("deployment")
+    assert "cannot be loaded" in str(outcome.message)
+    assert place.stage is Stage.CASCADE
+    with pytest.raises(ArtifactError, match="train the model again"):
+        operations.override(place.workspace, DATASET, Target.PILOT, actor="ann", reason="a fair")
+    assert place.stage is Stage.CASCADE

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from segue.data.context import Vocabulary
 from segue.data.settings import ContextFeature
@@ -32,7 +31,7 @@ from segue.serving.popularity import PopularityPath
 from segue.serving.requests import Filters
 from segue.steps.offline_evaluation import contenders
 from segue.tokenizers.item_map import bound_items
-from tests.serving.worlds import DECODING, ITEMS, RULES, SERVING, FakePath
+from tests.serving.worlds import DECODING, ITEMS, RULES, SERVING, FakePath, as_an_earlier_version_wrote
 
 G, C, P = PathName.GENERATIVE, PathName.CASCADE, PathName.POPULARITY
 
@@ -285,9 +284,7 @@ def test_a_model_that_this_code_cannot_read_leaves_the_cascade_serving(
     """After an upgrade a bundle may hold a model of an earlier version: a server that restarts must not stay down."""
     folder = tmp_path / "bundle"
     shutil.copytree(full, folder)
-    weights = folder / "model" / "model.safetensors"
-    tensors = load_file(weights)
-    save_file({f"former_{name}": value for name, value in tensors.items()}, weights)
+    as_an_earlier_version_wrote(folder / "model")
     engine = Engine.load(folder, verify=False)
     [reason] = engine.unreadable.values()
     assert "model.safetensors" in reason

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from segue import cli
+from segue.deployed_params import remember
 from segue.errors import ConfigurationError, StateError, UnavailableError
 from segue.migration.decide import Target, newest
 from segue.migration.deployment import read_current
@@ -29,6 +30,7 @@ from segue.migration.policy import Status, evaluate
 from segue.migration.settings import MigrationSettings, OnlineSettings, Policy, Requirement
 from segue.migration.state_machine import StateMachine
 from segue.migration.watch import Watcher
+from segue.params import load_params
 from segue.registry.bundle import publish
 from segue.schema import PathName, Stage
 from segue.serving.requests import RecommendRequest
@@ -647,6 +649,25 @@ def test_a_machine_without_the_bundle_guards_what_needs_none(piloting: Workspace
 def test_what_cannot_be_watched_is_refused(workspace_root: Path) -> None:
     with pytest.raises(ConfigurationError, match="no deployment of ml-100k to watch"):
         Watch(Workspace(workspace_root), "ml-100k")
+
+
+def test_a_misspelt_profile_leaves_the_experiment_guarded(
+    piloting: Workspace, full_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the parameters of the last deployment: every user of theirs counts at once."""
+    remember(piloting, "ml-100k", load_params(piloting, "ml-100k"))
+    profile = piloting.profile_file("ml-100k")
+    profile.write_text("migrashun: {}\n" + profile.read_text())
+    store = Store.at(piloting.state("ml-100k") / "online.sqlite")
+    store.log_exposures([shown(number, bundle=full_id, fallback="it broke") for number in range(100)])
+    store.close()
+    watch = Watch(piloting, "ml-100k")
+    try:
+        assert watch.look() is not None
+    finally:
+        watch.stop()
+    assert stage_of(piloting) is Stage.CASCADE
+    assert "there is no section 'migrashun'" in caplog.text
 
 
 def test_a_wrong_setting_is_refused(piloting: Workspace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from safetensors.torch import load_file, save_file
 
 from segue.cascade.incumbent import fit_incumbent
 from segue.cascade.settings import CascadeSettings
@@ -139,6 +140,12 @@ def incumbent_bundle(world: Path, output: Path) -> BundleManifest:
         rules=RULES,
         serving=SERVING,
     )
+
+
+def as_an_earlier_version_wrote(model: Path) -> None:
+    """Leave in the folder ``model`` weights under names that this version does not have."""
+    weights = model / "model.safetensors"
+    save_file({f"former_{name}": value for name, value in load_file(weights).items()}, weights)
 
 
 class FakePath:

@@ -10,19 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from segue.canonical import sha256_of_file
 from segue.errors import ArtifactError, ConfigurationError
 from segue.migration.gates import read_facts
 from segue.migration.ledger import Ledger
+from segue.migration.policy import lint_policies
 from segue.migration.state_machine import StateMachine
 from segue.params import load_params
+from segue.schema import PathName
 from segue.serving.store import Store
 from segue.simulation.settings import TruthName, load_settings
 from segue.simulation.simulate import ROLLBACK, Simulated, simulate
 from segue.simulation.telling import summary, verdict_of
 from segue.simulation.workspace import prepare
 from segue.workspace import Workspace
+from tests.serving.worlds import as_an_earlier_version_wrote
 from tests.simulation.conftest import DATASET, in_process
 
 # Few visits and short windows: what is tested is the whole chain, not the power.
@@ -223,3 +227,26 @@ def test_over_http_with_real_processes_and_an_injected_delay(
     port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log)[1])  # type: ignore[index]
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
         probe.connect(("127.0.0.1", port))
+
+
+def test_nothing_is_simulated_with_a_model_that_cannot_be_loaded(fast: Workspace) -> None:
+    """Every contender would be rolled back for its fallbacks, whatever is planted."""
+    as_an_earlier_version_wrote(fast.step(DATASET, "bundle") / "model")
+    with pytest.raises(ArtifactError, match="train the model again"):
+        run(fast, TruthName.BETTER, 10)
+    assert not (fast.state(DATASET) / "simulations").exists()
+
+
+def test_a_pilot_that_is_confined_to_a_scenario_is_not_so_for_simulated_users(fast: Workspace) -> None:
+    """They come from nowhere in particular, and the simulation's policies are about its own paths."""
+    profile = yaml.safe_load(fast.profile_file(DATASET).read_text())
+    confined = {"scenario": "home", "scenarios": ["home"], "pilot_path": "rerank", "hybrid_path": "rerank"}
+    profile["migration"] = (profile.get("migration") or {}) | confined
+    fast.profile_file(DATASET).write_text(yaml.safe_dump(profile))
+    assert load_params(fast, DATASET).migration.scenario == "home"
+    settings = load_settings(fast.root / "simulation.yaml")
+    own = prepare(fast, DATASET, settings, TruthName.BETTER, 0, None)
+    simulated = load_params(own.workspace, own.dataset).migration
+    assert (simulated.scenario, simulated.scenarios) == (None, ())
+    assert (simulated.pilot_path, simulated.hybrid_path) == (PathName.GENERATIVE, PathName.BLENDED)
+    assert lint_policies(simulated) == []

@@ -18,7 +18,7 @@ from segue.artifacts import commit, read_json, read_manifest, temporary_folder, 
 from segue.bases import KEEPABLE, REPLACED_MODEL, kept_path, read_base, write_base
 from segue.canonical import sha256_of
 from segue.data.inbox import inbox
-from segue.errors import StateError
+from segue.errors import ConfigurationError, StateError
 from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
 from segue.migration.state_machine import StateMachine
@@ -79,6 +79,7 @@ def workspace(workspace_root: Path, monkeypatch: pytest.MonkeyPatch) -> Workspac
     """After `bootstrap`, with everything that a whole run leaves behind."""
     monkeypatch.setattr("segue.registry.mlflow_registry.MlflowRegistry", Registry)
     monkeypatch.setattr("segue.registry.bundle.publish", lambda folder, root: None)
+    monkeypatch.setattr("segue.serving.readable.require_readable", lambda folder: None)
     workspace = Workspace(workspace_root)
     for step in (*KEEPABLE, "validation"):
         artifact(workspace, step, step)
@@ -170,6 +171,34 @@ def test_demote_abandon_and_override_at_the_command_line(workspace: Workspace) -
     assert any("override of hybrid by ann: a fair" in line for line in lines)
     for command in ("demote", "abandon", "override", "rollback"):
         assert "--reason" in unstyle(runner.invoke(cli.app, [command, "--help"]).output)
+
+
+def test_a_misspelt_profile_stands_in_the_way_of_no_step_back(workspace: Workspace) -> None:
+    artifact(workspace, "bundle", B.model_dump(mode="json"))
+    runner = CliRunner()
+    profile = workspace.profile_file(DATASET)
+    good = profile.read_text()
+    override = ["override", "hybrid", "--actor", "ann", "--reason", "a fair"]
+    for command, told in (
+        (["status"], '"stage": "hybrid"'),
+        (["ledger"], "override of hybrid by ann"),
+        (["rollback"], "rollback, stage cascade"),
+        (["demote", "--reason", "x"], "demote, stage pilot"),
+        (["abandon", "--reason", "x"], "abandon, stage cascade"),
+    ):
+        profile.write_text(good)
+        assert runner.invoke(cli.app, override).exit_code == 0
+        profile.write_text("migrashun: {}\n" + good)
+        if command[0] == "abandon":
+            assert runner.invoke(cli.app, ["demote", "--reason", "to the pilot"]).exit_code == 0
+        done = runner.invoke(cli.app, command)
+        assert (done.exit_code, told in done.output) == (0, True), done.output
+        assert "warning: profiles/ml-100k.yaml: there is no section 'migrashun'" in done.output
+    refused = runner.invoke(cli.app, override)  # what goes forward needs its settings
+    assert isinstance(refused.exception, ConfigurationError)
+    unknown = runner.invoke(cli.app, ["rollback", "--dataset", "ml100k"])
+    assert "there is no profile" in str(unknown.exception)
+    assert not workspace.state("ml100k").exists()
 
 
 def test_bootstrap_records_what_an_older_version_left_out(workspace: Workspace) -> None:

@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from segue.advisor.answers import Answers
 from segue.advisor.framework import Framework, Level, PlanRow, Strategy
 from segue.errors import ConfigurationError
+from segue.evaluation.settings import EvaluationSettings
 from segue.migration.outlook import Lack, Traffic, longest, outlook, shares_before
 from segue.migration.policy import lint_policies, subject
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics.asymptotic import MINIMUM_USERS
 from segue.schema import PathName, Stage
+from segue.serving.settings import ServingSettings
 
 DAYS_A_MONTH: Final = 30.4
 REACH: Final = 500_000
@@ -66,6 +68,8 @@ def make_plan(
     changed: dict[str, Any] = _shares(row)
     for stage in _STAGES:
         policy = _with_margins(getattr(settings, stage.value), factor, answers.latency_p99_ms)
+        if stage is Stage.PILOT:
+            policy = _admitting(policy, row.pilot_path)
         lacking: list[Lack] = []
         if stage is not Stage.PILOT:
             traffic = Traffic(
@@ -92,7 +96,7 @@ def make_plan(
         raise ConfigurationError(f"the plan's policies would be refused: {faults[0]}")
     return Plan(
         stages=tuple(stages),
-        overrides={"migration": changed},
+        overrides={"migration": changed, **_measuring(row.pilot_path)},
         assumptions=(
             f"{users_per_day:,.0f} users a day come for the first time: {answers.monthly_users:,} a month, each counted once",
             f"a user clicks {answers.ctr:.1%} of {answers.impressions_per_user:g} items shown, users differ by "
@@ -151,6 +155,30 @@ def _with_margin(requirement: Requirement, factor: float, latency: float) -> Req
     if requirement.against is not None and requirement.margin != 0:
         return requirement.model_copy(update={"margin": round(requirement.margin * factor, 9)})
     return requirement
+
+
+def _admitting(policy: Policy, served: PathName) -> Policy:
+    """What was asked of the contender's path before the pilot, asked of the path that the pilot serves.
+
+    Overlaps are asked of the model itself, whichever path it serves in.
+    """
+    return Policy(
+        requirements=tuple(
+            one.model_copy(update={"path": served.value})
+            if one.path not in (PathName.CASCADE, PathName.POPULARITY) and "_overlap@" not in one.metric
+            else one
+            for one in policy.requirements
+        )
+    )
+
+
+def _measuring(served: PathName) -> dict[str, dict[str, Any]]:
+    """The sections that have a composed path measured, beside what is measured by default."""
+    if served is PathName.GENERATIVE:
+        return {}
+    composed = dict.fromkeys((*EvaluationSettings().composed, served.value))
+    checked = dict.fromkeys((*(path.value for path in ServingSettings().check_paths), served.value))
+    return {"evaluation": {"composed": list(composed)}, "serving": {"check_paths": list(checked)}}
 
 
 def _about(policy: Policy, served: PathName) -> Policy:

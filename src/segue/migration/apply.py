@@ -55,12 +55,24 @@ class Report:
 
 
 class Deployer:
-    """Applies an offer's decisions through a state machine. ``moment`` gives the present, with offset."""
+    """Applies an offer's decisions through a state machine.
 
-    def __init__(self, machine: StateMachine, offer: Offer, *, moment: Callable[[], datetime]) -> None:
+    ``moment`` gives the present, with offset. ``unreadable`` says why the offered bundle's generative model cannot be loaded,
+    or None; it is asked only where a decision would let that model serve.
+    """
+
+    def __init__(
+        self,
+        machine: StateMachine,
+        offer: Offer,
+        *,
+        moment: Callable[[], datetime],
+        unreadable: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.machine = machine
         self.offer = offer
         self._moment = moment
+        self._unreadable = unreadable
         shadow = gate(Target.SHADOW, offer.evidence, offer.bundle, self._settings)
         self.decisions: dict[Target, Decision] = {**offer.decisions, Target.SHADOW: shadow}
         for decision in offer.decisions.values():
@@ -140,6 +152,8 @@ class Deployer:
                 return self._roll_back(decision, actor)
             if (foreign := self._of_another_experiment(decision)) is not None:
                 return foreign
+            if self._lets_the_model_serve(target) and (reason := self._unreadable()) is not None:
+                return Change(f"no change: {reason}")
             event = {
                 **dict.fromkeys(STAGE_TARGETS, self.machine.advance),
                 **dict.fromkeys(REFRESHES, self.machine.refresh),
@@ -150,6 +164,18 @@ class Deployer:
             return event(decision, self.offer.bundle, actor=actor, approver=approver)
         except Refused as refusal:
             return Change(f"no change: {refusal}")
+
+    def _lets_the_model_serve(self, target: Target) -> bool:
+        """Whether ``target`` brings weights to a generative arm, or to the shadow. New items under the weights that serve do
+        not."""
+        if target in (*STAGE_TARGETS, Target.SHADOW, Target.CANARY):
+            return True
+        current = self.machine.state.current
+        return (
+            target in (Target.REFRESH_RETRAIN, Target.REFRESH_RECIPE)
+            and current is not None
+            and (current.stage is not Stage.CASCADE or current.shadow is not None)
+        )
 
     def _again(self, decision: Decision) -> Decision:
         return decide(

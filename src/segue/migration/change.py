@@ -19,6 +19,13 @@ class Refused(StateError):
     """The event is not allowed with this bundle at this stage; nothing was changed."""
 
 
+def require_who_and_why(event: str, actor: str, reason: str) -> None:
+    """Raises StateError where either is blank: what is done by hand stays in the ledger for ever, with its reason."""
+    for what, said in (("actor", actor), ("reason", reason)):
+        if not said.strip():
+            raise StateError(f"{event} names who does it and why: the {what} is blank (--{what})")
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an event did. ``deployment`` is null where nothing changed; ``message`` is a line for people."""

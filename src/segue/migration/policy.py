@@ -8,7 +8,7 @@ verdict says how many units it would take.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from statistics import NormalDist
@@ -309,15 +309,29 @@ def lint(policy: Policy, name: str = "policy") -> None:
         raise ConfigurationError(f"params.yaml, migration: {found[0]}")
 
 
-def lint_policies(settings: MigrationSettings) -> list[str]:
-    """What is wrong with any of the policies of ``params.yaml``; empty where all are sound."""
+def lint_policies(
+    settings: MigrationSettings,
+    *,
+    evaluated: Collection[str] | None = None,
+    checked: Collection[str] | None = None,
+) -> list[str]:
+    """What is wrong with any of the policies of ``params.yaml``; empty where all are sound.
+
+    ``evaluated``, ``checked``: the composed paths that the offline evaluation measures (``evaluation.composed``), and those
+    that the serving check asks (``serving.check_paths``); null: not looked at.
+    """
     found = [
         problem
         for name in MigrationSettings.model_fields
         if isinstance(policy := getattr(settings, name), Policy)
         for problem in problems(policy, name)
     ]
-    return [*found, *_unserved_paths(settings), *_absent_arms(settings)]
+    return [
+        *found,
+        *_unserved_paths(settings),
+        *_absent_arms(settings),
+        *_ungated_pilot(settings, evaluated, checked),
+    ]
 
 
 def _absent_arms(settings: MigrationSettings) -> list[str]:
@@ -346,6 +360,32 @@ def _absent_arms(settings: MigrationSettings) -> list[str]:
                     found.append(f"{where} can never pass: {nobody}")
                 elif name == "full" and one.guardrail:
                     found.append(f"{where} guards nothing once stage full is entered: {nobody}")
+    return found
+
+
+def _ungated_pilot(
+    settings: MigrationSettings, evaluated: Collection[str] | None, checked: Collection[str] | None
+) -> list[str]:
+    """A pilot that would be admitted by what another path than its own showed, or by what nothing measures."""
+    served = settings.pilot_path
+    found = []
+    for kind in ("offline", "serving"):
+        # How far the refitted model is the evaluated one, and the new bundle the old, is asked of the models themselves.
+        asked = [
+            one for one in settings.pilot.requirements if one.kind == kind and "_overlap@" not in one.metric
+        ]
+        if asked and all(one.path != served for one in asked):
+            found.append(
+                f"pilot asks for no {kind} evidence about {served.value}, which it would serve: write path: "
+                f"{served.value} to its requirements, or change pilot_path"
+            )
+    composed = served not in (PathName.GENERATIVE, PathName.CASCADE)
+    for measured, kind, key in (
+        (evaluated, "offline", "evaluation.composed"),
+        (checked, "serving", "serving.check_paths"),
+    ):
+        if composed and measured is not None and served.value not in measured:
+            found.append(f"pilot can never pass: nothing measures {served.value} ({kind}); add it to {key}")
     return found
 
 

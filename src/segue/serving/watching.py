@@ -19,6 +19,7 @@ import polars as pl
 from sqlalchemy.exc import SQLAlchemyError
 
 from segue import __version__
+from segue.deployed_params import load_or_remembered
 from segue.errors import ArtifactError, ConfigurationError, SegueError
 from segue.migration.ledger import Ledger
 from segue.migration.online import About
@@ -194,11 +195,11 @@ class _Window:
 class Watch:
     """A watcher's life: opens ledger and store, looks, and goes on when either was away.
 
-    Changed parameters are heeded at the next look; while they are wrong those of before guard, and ``problem`` says so. The
-    bundles need not be on this machine; without the one on trial guardrails about items cannot be measured, and ``problem``
-    says so.
+    Changed parameters are heeded at the next look; while they are wrong those of before guard (at the start those of the last
+    deployment), and ``problem`` says so. The bundles need not be on this machine; without the one on trial guardrails about
+    items cannot be measured, and ``problem`` says so.
 
-    Raises ConfigurationError where there is no ledger to watch.
+    Raises ConfigurationError where there is no ledger to watch, or wrong parameters and none that were kept.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class Watch:
         self._environment = environment
         self._told = told
         self._stamp = self._stamp_of_params()
-        self._params = load_params(workspace, dataset)
+        self._params = load_or_remembered(workspace, dataset, logger.warning)
         self._problems: dict[str, str] = {}  # what is wrong although it could be looked, by what it is about
         self._abouts: dict[str, About] = {}  # by bundle
         self._ledger = Ledger.open(workspace, dataset)

@@ -21,6 +21,7 @@ import yaml
 from segue.artifacts import read_json, write_json, write_text
 from segue.errors import ArtifactError, ConfigurationError
 from segue.params import lay_over, load_params
+from segue.serving.readable import require_readable
 from segue.simulation.settings import SimulationSettings, TruthName
 from segue.workspace import Workspace
 
@@ -67,7 +68,8 @@ def prepare(
     """Make the workspace anew; an earlier simulation of that name is removed.
 
     Raises ConfigurationError for a bad name, an override that ``params.yaml`` would refuse, or a folder in the way that is
-    no simulation's; ArtifactError where the real dataset lacks an artifact.
+    no simulation's; ArtifactError where the real dataset lacks an artifact, or its model cannot be loaded: every contender
+    would be rolled back for its fallbacks, whatever is planted.
     """
     name = name or f"{truth.value}-{seed}"
     if not _NAME.fullmatch(name):
@@ -80,6 +82,7 @@ def prepare(
                 f"{real.step(dataset, step)} is missing, and a simulation serves its bundles: "
                 f"run `segue run --dataset {dataset}` first"
             )
+    require_readable(real.step(dataset, "bundle"))
     root = real.state(dataset) / "simulations" / name
     _remove_former(root)
     own = SimulationWorkspace(

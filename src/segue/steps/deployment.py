@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from segue.deployed_params import remember
 from segue.migration.apply import Deployer
 from segue.migration.evidence import Evidence
 from segue.migration.ledger import Ledger
@@ -24,6 +25,7 @@ def run(context: StepContext) -> None:
     from segue.registry.bundle import publish
     from segue.registry.mlflow_registry import MlflowRegistry
     from segue.registry.projection import answer_requests, is_behind, project
+    from segue.serving.readable import why_unreadable
     from segue.steps.day_two import record_served
 
     folder = context.inputs["bundle"]
@@ -37,7 +39,9 @@ def run(context: StepContext) -> None:
             ["current.json had fallen behind the ledger and is written again"] if ledger.project() else []
         )
         machine = StateMachine(ledger, context.params.migration, user=login())
-        deployer = Deployer(machine, offer, moment=lambda: datetime.now(UTC))
+        deployer = Deployer(
+            machine, offer, moment=lambda: datetime.now(UTC), unreadable=lambda: why_unreadable(folder)
+        )
         publish(folder, bundles)
         record_served(context.workspace, context.dataset, facts.bundle_id)
         registry = MlflowRegistry(context.workspace, context.dataset)
@@ -48,6 +52,7 @@ def run(context: StepContext) -> None:
             caught_up.append("MLflow's aliases had fallen behind the ledger and follow it again")
         answered = answer_requests(registry, machine, deployer)
         report = deployer.run()
+        remember(context.workspace, context.dataset, context.params)
         for request, change in answered:
             report.add(f"alias {request.alias}", change)
         put_back = project(registry, machine)

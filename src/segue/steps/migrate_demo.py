@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from segue.artifacts import read_manifest
+from segue.errors import StateError
+from segue.migration.ledger import Ledger
 from segue.params import load_params
 from segue.replay.command import replay
 from segue.serving.check import server
+from segue.serving.readable import require_readable
 from segue.simulation.settings import TruthName
 from segue.simulation.signals import ended_by_sigterm
 from segue.simulation.simulate import Simulated, simulate
 from segue.simulation.telling import summary, verdict_of
+from segue.simulation.workspace import STEPS
 from segue.steps.migration_report import report_migration
 from segue.traffic.client import HttpClient
 from segue.workspace import Workspace
@@ -27,7 +32,12 @@ def migrate_demo(
     tell: Callable[[str], None] = print,
 ) -> list[str]:
     """Run all of it; what went otherwise than it must, in words. Every process that it starts ends with it, also on
-    SIGINT and SIGTERM."""
+    SIGINT and SIGTERM.
+
+    Raises StateError or ArtifactError, before anything is started, where nothing is deployed, an artifact that the demo reads
+    is missing, or the model cannot be loaded.
+    """
+    _require_run(workspace, dataset)
     started = time.monotonic()
     failures: list[str] = []
     with ended_by_sigterm():
@@ -50,6 +60,21 @@ def migrate_demo(
             tell(page)
     tell(f"{time.monotonic() - started:.0f} s in all")
     return failures
+
+
+def _require_run(workspace: Workspace, dataset: str) -> None:
+    ledger = Ledger.open(workspace, dataset)
+    try:
+        deployed = ledger.current() is not None
+    finally:
+        ledger.close()
+    if not deployed:
+        raise StateError(
+            f"nothing is deployed for {dataset} yet: `segue run --dataset {dataset}` comes first"
+        )
+    for step in (*STEPS, "splits"):
+        read_manifest(workspace.step(dataset, step), remedy=f"run `segue run --dataset {dataset}`")
+    require_readable(workspace.step(dataset, "bundle"))
 
 
 def _replayed(workspace: Workspace, dataset: str, events: int, tell: Callable[[str], None]) -> list[str]:

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from segue.canonical import short
-from segue.errors import StateError
-from segue.migration.apply import Deployer
+from segue.errors import ConfigurationError, StateError
+from segue.migration.apply import STAGE_TARGETS, Deployer
 from segue.migration.approval import Proposal
 from segue.migration.decide import Target
 from segue.migration.ledger import Ledger
+from segue.migration.remembered import settings_of_documents
 from segue.migration.settings import MigrationSettings
 from segue.migration.state_machine import Change, State, StateMachine
 from segue.params import load_params
@@ -45,31 +46,62 @@ def history(workspace: Workspace, dataset: str) -> list[str]:
 
 
 def rollback(
-    workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str, to: int | None = None
+    workspace: Workspace,
+    dataset: str,
+    *,
+    actor: str | None = None,
+    reason: str,
+    to: int | None = None,
+    warn: Callable[[str], None] = print,
 ) -> str:
-    """Put the last good revision (or revision ``to``) back. Returns what happened, in a line."""
-    return _by_hand(
-        workspace, dataset, lambda machine: machine.rollback(actor=named(actor), reason=reason, to=to)
+    """Put the last good revision (or revision ``to``) back. Returns what happened, in a line.
+
+    Like the two below, it needs ledger and deployment alone: where the parameters are wrong, ``warn`` hears of it and the
+    documents of the ledger stand in for them.
+    """
+    return _backward(
+        workspace, dataset, lambda machine: machine.rollback(actor=named(actor), reason=reason, to=to), warn
     )
 
 
-def demote(workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str) -> str:
+def demote(
+    workspace: Workspace,
+    dataset: str,
+    *,
+    actor: str | None = None,
+    reason: str,
+    warn: Callable[[str], None] = print,
+) -> str:
     """One stage back."""
-    return _by_hand(workspace, dataset, lambda machine: machine.demote(actor=named(actor), reason=reason))
+    return _backward(
+        workspace, dataset, lambda machine: machine.demote(actor=named(actor), reason=reason), warn
+    )
 
 
-def abandon(workspace: Workspace, dataset: str, *, actor: str | None = None, reason: str) -> str:
+def abandon(
+    workspace: Workspace,
+    dataset: str,
+    *,
+    actor: str | None = None,
+    reason: str,
+    warn: Callable[[str], None] = print,
+) -> str:
     """End the running experiment."""
-    return _by_hand(workspace, dataset, lambda machine: machine.abandon(actor=named(actor), reason=reason))
+    return _backward(
+        workspace, dataset, lambda machine: machine.abandon(actor=named(actor), reason=reason), warn
+    )
 
 
 def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, reason: str) -> str:
     """Do without a passing gate what a decision about the newest bundle for ``target`` would do.
 
-    A recipe refresh concludes the canary that runs, whichever bundle is the newest meanwhile.
+    A recipe refresh concludes the canary that runs, whichever bundle is the newest meanwhile. Raises ArtifactError where a
+    stage or the shadow is asked for and the bundle's generative model cannot be loaded: a gate may be done without, a model
+    may not.
     """
     from segue.migration.gates import read_facts
     from segue.registry.bundle import publish
+    from segue.serving.readable import require_readable
     from segue.steps.day_two import record_served
 
     def event(machine: StateMachine) -> Change:
@@ -80,6 +112,8 @@ def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, 
         else:
             folder = workspace.step(dataset, "bundle")
             facts = read_facts(folder)
+            if target in (*STAGE_TARGETS, Target.SHADOW):
+                require_readable(folder)
             publish(folder, workspace.bundles(dataset))
             record_served(workspace, dataset, facts.bundle_id)
         return machine.override(facts, target, actor=actor, reason=reason)
@@ -93,6 +127,7 @@ def approve(workspace: Workspace, dataset: str, *, actor: str, decision: str | N
     ``decision``: the first characters of its hash; None: the newest that waits. Raises StateError where it may not act:
     nothing waits under that name, the approver is its proposer, or its gate does not pass (any more).
     """
+    from segue.serving.readable import why_unreadable
     from segue.steps.offers import folders, read_offer
 
     settings = load_params(workspace, dataset).migration
@@ -114,7 +149,10 @@ def approve(workspace: Workspace, dataset: str, *, actor: str, decision: str | N
             ).message
         told: list[str] = []
         offer = read_offer(workspace, dataset, folders(workspace, dataset), told.append)
-        deployer = Deployer(machine, offer, moment=lambda: datetime.now(UTC))
+        bundle = workspace.step(dataset, "bundle")
+        deployer = Deployer(
+            machine, offer, moment=lambda: datetime.now(UTC), unreadable=lambda: why_unreadable(bundle)
+        )
         return "; ".join([*told, deployer.approve(proposal, actor).message])
 
 
@@ -135,6 +173,27 @@ def _waiting(state: State, decision: str | None) -> Proposal:
                 )
     many = "more than one proposal" if found else "no proposal"
     raise StateError(f"not approved: {many} named {decision!r} waits for approval; waiting: {listed}")
+
+
+def _backward(
+    workspace: Workspace, dataset: str, event: Callable[[StateMachine], Change], warn: Callable[[str], None]
+) -> str:
+    settings: MigrationSettings | None = None
+    try:
+        settings = load_params(workspace, dataset).migration
+    except ConfigurationError as error:
+        if not is_known(workspace, dataset):
+            raise
+        warn(f"{error}; what it needs of the parameters is read off the ledger's documents")
+    with _ledger(workspace, dataset) as ledger:
+        if settings is None:
+            settings = settings_of_documents(State.of(dataset, ledger.rows()))
+        return event(StateMachine(ledger, settings, user=login())).message
+
+
+def is_known(workspace: Workspace, dataset: str) -> bool:
+    """Whether there is anything of ``dataset`` here, be its profile as wrong as it may."""
+    return workspace.profile_file(dataset).is_file() or workspace.state(dataset).is_dir()
 
 
 def _by_hand(workspace: Workspace, dataset: str, event: Callable[[StateMachine], Change]) -> str:

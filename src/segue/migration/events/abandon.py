@@ -6,14 +6,15 @@ from typing import Any
 
 from segue.errors import StateError
 from segue.migration.arms import stage_of, without_canary
-from segue.migration.change import Draft
+from segue.migration.change import Draft, require_who_and_why
 from segue.migration.settings import MigrationSettings
 from segue.migration.state import State
 from segue.schema import Stage
 
 
 def abandon(state: State, settings: MigrationSettings, *, actor: str, reason: str) -> Draft:
-    """The canary's arm goes, or the pilot's. Raises StateError where neither runs."""
+    """The canary's arm goes, or the pilot's. Raises StateError where neither runs, or nobody says who and why."""
+    require_who_and_why("an abandonment", actor, reason)
     current = state.serving
     entered = state.entry(current.revision)
     if current.canary is not None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from segue.errors import StateError
 from segue.migration.arms import stage_of
-from segue.migration.change import Draft
+from segue.migration.change import Draft, require_who_and_why
 from segue.migration.settings import MigrationSettings
 from segue.migration.state import STAGES, State
 from segue.schema import Stage
 
 
 def demote(state: State, settings: MigrationSettings, *, actor: str, reason: str) -> Draft:
-    """Raises StateError where there is no stage before, or a canary runs."""
+    """Raises StateError where there is no stage before, a canary runs, or nobody says who and why."""
+    require_who_and_why("a demotion", actor, reason)
     current = state.serving
     if current.canary is not None:
         raise StateError("a canary runs: abandon it first")

@@ -10,7 +10,7 @@ from typing import Any
 from segue.canonical import short
 from segue.errors import StateError
 from segue.migration.arms import moved, moved_shadow, shadow_of, stage_of, without_canary
-from segue.migration.change import OVERRIDDEN, Change, Draft
+from segue.migration.change import OVERRIDDEN, Change, Draft, require_who_and_why
 from segue.migration.decide import Target
 from segue.migration.deployment import GENERATIVE_PATHS, BundleFacts
 from segue.migration.events.refresh import CLASS_OF
@@ -25,8 +25,7 @@ def override(
     state: State, settings: MigrationSettings, bundle: BundleFacts, target: Target, *, actor: str, reason: str
 ) -> Draft | Change:
     """Raises StateError where actor or reason is empty or the move is none that a decision could make."""
-    if not actor.strip() or not reason.strip():
-        raise StateError("an override names who does it and why")
+    require_who_and_why("an override", actor, reason)
     current = state.serving
     name = f"bundle {short(bundle.bundle_id)}"
     if (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from segue.canonical import short
 from segue.errors import StateError
 from segue.migration.arms import moved, shadow_of
-from segue.migration.change import Change, Draft
+from segue.migration.change import Change, Draft, require_who_and_why
 from segue.migration.decide import Decision
 from segue.migration.deployment import Deployment
 from segue.migration.settings import MigrationSettings
@@ -25,7 +25,7 @@ def rollback(
     to: int | None,
     decision: Decision | None,
 ) -> Draft | Change:
-    """Raises StateError where no good revision is before.
+    """Raises StateError where no good revision is before, or nobody says who and why.
 
     By default the newest change is undone, exactly: stage, arms and their bundles are again what they were
     before it; the contender that an advance had brought goes on in shadow. ``experiment`` (a guardrail was
@@ -34,6 +34,7 @@ def rollback(
     what was barred comes back by an override alone. ``decision`` is the ROLLBACK that asks for it, if one does; it acts
     at most once.
     """
+    require_who_and_why("a rollback", actor, reason)
     current = state.serving
     if decision is not None and (by := state.applied.get(decision.sha256)) is not None:
         return Change(f"no change: decision {decision.short} was applied by revision {by}")
