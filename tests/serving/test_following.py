@@ -25,6 +25,7 @@ from segue.paths import Request
 from segue.registry.bundle import publish, read_bundle
 from segue.schema import PathName
 from segue.serving.batch import explain_to, recommend_file, recommend_to_parquet
+from segue.serving.engine import Engine
 from segue.serving.following import Follower
 from segue.serving.requests import (
     Event,
@@ -254,6 +255,30 @@ def test_histories_come_from_the_store_and_events_count_at_once(service: Service
     after = service.recommend(RecommendRequest(user_id="u00", k=40, path="cascade"))
     assert ids[0] not in [item.item_id for item in after.items]
     assert after.unknown_items == ["new"]
+
+
+def test_a_context_is_warned_of_only_where_no_bundle_of_the_deployment_declares_it(
+    service: Service, write: Write, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At stage cascade the answering bundle has no model; what the shadow's model reads is no mistake."""
+    asked = RecommendRequest(user_id="u00", k=3, context={"device": "tv", "colour": "red"})
+    why = ExplainRequest(item_id="i003", user_id="u00", context={"device": "tv"})
+    told = service.recommend(asked)
+    assert told.path == "cascade"
+    assert len(told.warnings) == 2
+    assert any("'device' is no declared feature" in warning for warning in told.warnings)
+    assert len(service.explain(why).warnings) == 1
+    full = next(one for one in service._serving().engines.values() if one.manifest.kind == "full")
+    monkeypatch.setattr(
+        Engine, "declared", property(lambda one: frozenset(["device"] if one is full else []))
+    )
+    assert [warning.split("'")[1] for warning in service.recommend(asked).warnings] == ["colour"]
+    assert service.explain(why).warnings == []
+    # Where no bundle holds a model, nothing could be declared.
+    monkeypatch.undo()
+    write(deployment(2, [arm("cascade", first)], decision_sha256=DECISION))
+    wait_for_revision(service, 2)
+    assert service.recommend(asked).warnings == []
 
 
 def wait_for_revision(service: Service, revision: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -213,10 +213,12 @@ class Engine:
         k: int | None = None,
         filters: Filters | None = None,
         blend: Mapping[str, float] | None = None,
+        spared: Collection[str] = (),
     ) -> list[Served]:
         """One list per history, made by ``path`` or by the next one that can.
 
-        ``blend``: the weights of the path ``blended``; None: one half each. Raises DataError for ``k`` below 1 and for a
+        ``blend``: the weights of the path ``blended``; None: one half each. ``spared``: names in a context that are no
+        mistake though this bundle declares none such. Raises DataError for ``k`` below 1 and for a
         category that no item has, ConfigurationError for weights that are none.
         """
         length = self.default_k if k is None else k
@@ -236,7 +238,7 @@ class Engine:
                 path=made_by,
                 fallback=reason,
                 unknown_items=missing,
-                warnings=self._warnings(request),
+                warnings=self._warnings(request, spared),
             )
             for ranked, missing, request in zip(lists, unknown, requests, strict=True)
         ]
@@ -261,7 +263,9 @@ class Engine:
         ranked = select(candidates, scores, "vectors", rules, min(k or self.default_k, len(self.items)), own)
         return Served(items=self._named(ranked), path=PathName.GENERATIVE, fallback=None, unknown_items=())
 
-    def explain(self, history: History, item_id: str, *, path: PathName) -> Explained:
+    def explain(
+        self, history: History, item_id: str, *, path: PathName, spared: Collection[str] = ()
+    ) -> Explained:
         """Why ``path`` would show the item, or the first path after it that can say so.
 
         A path that is made of the cascade and the generative one is explained by the latter, a further recall route by
@@ -286,13 +290,18 @@ class Engine:
                 path=name,
                 fallback="; ".join(reasons) or None,
                 unknown_items=tuple(unknown),
-                warnings=self._warnings(request),
+                warnings=self._warnings(request, spared),
             )
         raise RuntimeError(f"no path of bundle {self.bundle_id[:12]} could explain: {'; '.join(reasons)}")
 
-    def _warnings(self, request: Request) -> tuple[str, ...]:
+    @property
+    def declared(self) -> frozenset[str]:
+        """The context features that its model reads."""
+        return frozenset(self._vocabulary.features)
+
+    def _warnings(self, request: Request, spared: Collection[str]) -> tuple[str, ...]:
         # The scenario routes a request, whether or not a model reads it.
-        return tuple(self._vocabulary.complaints(request.context, spared=(SCENARIO,)))
+        return tuple(self._vocabulary.complaints(request.context, spared=(SCENARIO, *spared)))
 
     def _explanation(self, name: PathName, request: Request, index: int) -> Explanation:
         if name is PathName.POPULARITY:

@@ -58,6 +58,13 @@ class Serving:
         arm = arm_for(self.deployment, user_id, context)
         return self.engines[arm.bundle], arm.path, arm
 
+    def spared(self, context: Mapping[str, str] | None) -> frozenset[str]:
+        """Names in a context that are no mistake, though the bundle that answers may declare none such: another bundle of
+        the deployment reads them (its shadow's too), or none holds a model that could."""
+        if all(engine.manifest.kind == "incumbent" for engine in self.engines.values()):
+            return frozenset(context or ())
+        return frozenset(name for engine in self.engines.values() for name in engine.declared)
+
     def preview(self, path: PathName) -> Engine:
         """Whose ``path`` a preview asks: the champion's bundle, else an arm's, else the shadow's.
 

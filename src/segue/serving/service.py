@@ -219,6 +219,7 @@ class Service:
                 k=one.k,
                 filters=one.filters,
                 blend=serving.blend,
+                spared={name for place in places for name in serving.spared(requests[place].context)},
             )
             found.update(zip(places, lists, strict=True))
             taken.update(dict.fromkeys(places, _milliseconds(began)))
@@ -267,7 +268,9 @@ class Service:
         # Routed like the list that showed the item, so that the same path explains it.
         routed = self._route(serving, RecommendRequest(**request.model_dump(exclude={"item_id"})))
         history, warning = self._history(request)
-        found = routed.engine.explain(history, request.item_id, path=routed.path)
+        found = routed.engine.explain(
+            history, request.item_id, path=routed.path, spared=serving.spared(request.context)
+        )
         return _explained(serving, routed, found, warning, started)
 
     def post(self, events: Sequence[Event]) -> EventsAnswer:
