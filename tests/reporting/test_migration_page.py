@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from segue.migration.costs import path_costs
 from segue.migration.decide import Outcome, Target
 from segue.migration.settings import Costs, Requirement
 from segue.params import load_params
-from segue.reporting.migration_page import write_migration_page
+from segue.reporting.migration_page import lead, write_migration_page
 from segue.reporting.migration_view import gather_view, newest_experiment
 from segue.reporting.plain import days_in_words, figure, requirement_demand
 from segue.reporting.sequence_chart import Point, margin_ruler, sequence_chart, tone
+from segue.schema import Stage
 from segue.workspace import Workspace
 from tests.reporting.migrations import (
     BEGIN,
@@ -96,6 +98,14 @@ def test_a_rollback_says_which_guardrail_and_that_the_recipe_is_barred(workspace
     assert "Everybody is served by the cascade" in text
     assert "a guardrail was crossed, clicks on an item shown: −2" in text
     assert "barred Revision 3 took this recipe out of stage pilot." in text
+    workspace = Workspace(workspace_root)
+    view = gather_view(workspace, DATASET, load_params(workspace, DATASET))
+    passed = view.decisions["pilot"].model_copy(update={"outcome": Outcome.PROMOTE})
+    said = lead(replace(view, decisions={"pilot": passed}), Stage.PILOT, [])
+    assert "The evidence would allow the next stage, pilot, but its recipe is barred from it." in said
+    of_another = passed.model_copy(update={"recipe": "another"})
+    said = lead(replace(view, decisions={"pilot": of_another}), Stage.PILOT, [])
+    assert said.endswith("The evidence allows the next stage, pilot.")
     assert 'class="band bad"' in html
     assert "rolled back" in html
     assert "Revoked by revision 3." in text  # beside the decision that had begun the pilot

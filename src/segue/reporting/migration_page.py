@@ -144,6 +144,8 @@ def lead(view: MigrationView, following: Stage | None, lacking: Sequence[Lack]) 
         return f"{where}{back} This is the last stage."
     decision = view.decisions.get(following.value)
     if decision is not None and decision.outcome is Outcome.PROMOTE and not lacking:
+        if _barred_by(view, following) is not None:
+            return f"{where}{back} The evidence would allow the next stage, {following.value}, but its recipe is barred from it."
         return f"{where}{back} The evidence allows the next stage, {following.value}."
     if not lacking:
         return f"{where}{back} The next stage is {following.value}."
@@ -218,14 +220,19 @@ def _track(stage: Stage | None) -> list[dict[str, str]]:
 def _note(view: MigrationView) -> str | None:
     """What a reader of a decision must know: that the recipe was left before."""
     following = next_stage(None if view.deployment is None else view.deployment.stage)
-    if following is None or (decision := view.decisions.get(following.value)) is None:
-        return None
-    left = view.state.barred_recipes.get((following.value, decision.recipe or ""))
-    if left is None:
+    if following is None or (left := _barred_by(view, following)) is None:
         return None
     return (
         f"Revision {left} took this recipe out of stage {following.value}. Whatever is measured of it now, only another "
         "recipe or an override by name begins again."
+    )
+
+
+def _barred_by(view: MigrationView, following: Stage) -> int | None:
+    """The revision that barred from ``following`` the recipe that was decided about for it; null where none did."""
+    decision = view.decisions.get(following.value)
+    return (
+        None if decision is None else view.state.barred_recipes.get((following.value, decision.recipe or ""))
     )
 
 
