@@ -160,6 +160,14 @@ def test_the_spread_of_one_user_is_what_the_store_s_users_show(
     assert sd["ctr"] == pytest.approx((sum(one**2 for one in each) / (len(rows) - 1)) ** 0.5)
     assert expected == {"fallback_rate": 0.0}
     assert list(described(done, found))
+    assert found.need is not None
+    lines = list(described(done, found))
+    for one in found.need.requirements:  # who is counted is fewer than who enters, and both are said
+        if one.users is not None and one.entered is not None:
+            assert any(f"{one.users} users counted, of {one.entered} who entered" in line for line in lines)
+    if found.need.entered is not None:
+        assert any(f"about {found.need.entered} users who enter" in line for line in lines)
+    assert any(one.entered is not None for one in found.need.requirements)
 
 
 def _rows(workspace: Workspace) -> list[Any]:

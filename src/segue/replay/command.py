@@ -82,13 +82,23 @@ def _power(found: Verdict) -> Iterator[str]:
         yield f"POWER ({found.policy}): {found.without}"
         return
     need = found.need
-    said = "more than a year" if need.entered is None else f"about {need.entered} users, or {need.days} days"
+    said = (
+        "more than a year"
+        if need.entered is None
+        else f"about {need.entered} users who enter, or {need.days} days"
+    )
     yield (
         f"POWER: if the two are equally good, the policy {found.policy!r} takes {said} at {found.users_per_day:g} new users "
         f"a day (each requirement decided with probability {need.power:.0%}):"
     )
     for one in need.requirements:
-        users = "not within a year" if one.users is None else f"{one.users} users"
+        users = (
+            "not within a year"
+            if one.users is None
+            else f"{one.users} users counted"
+            if one.entered is None
+            else f"{one.users} users counted, of {one.entered} who entered"
+        )
         yield f"  {one.requirement}: {one.outcome}, {users}; {one.assumes}"
 
 
