@@ -190,6 +190,20 @@ def test_the_minimum_n_is_what_the_power_calculation_says() -> None:
     assert abs(hybrid.days - (hybrid.entered / (given.monthly_users / 30.4) + 1)) <= 1
 
 
+def test_a_stage_that_takes_more_than_a_year_is_said_not_to_be_feasible_with_what_would_help() -> None:
+    few = advise(MID_FACTS, answers(MID_SIZE, monthly_users=10), TABLE, reach=REACH)
+    far = [stage for stage in few.plan.stages if stage.out_of_reach is not None]
+    assert far
+    assert all(stage.least_days is not None and stage.least_days > 365 for stage in far)
+    text = " ".join(as_text(few, TABLE).split())
+    assert ": not feasible" in text
+    assert "What would help: a wider margin" in text
+    assert "which is not feasible" in " ".join(as_yaml(few.plan, {}).replace("\n#", " ").split())
+    many = advise(MID_FACTS, answers(MID_SIZE), TABLE, reach=REACH)
+    assert all(stage.out_of_reach is None for stage in many.plan.stages)
+    assert "not feasible" not in as_text(many, TABLE)
+
+
 def test_the_spread_of_clicks_is_the_simulated_one() -> None:
     import numpy as np
 
