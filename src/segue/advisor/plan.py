@@ -49,8 +49,8 @@ class StagePlan(BaseModel):
             return None
         return (
             f"{self.stage.value}: {self.least_days:,} days or more of this traffic are not feasible (over a year). What would "
-            "help: a wider margin, a larger share of the users, a metric that varies less or is reached more often, or evidence pooled "
-            "over several surfaces; else stay at the stage before"
+            "help: a wider margin, a larger share of the users, a metric that varies less or is reached more often, or "
+            "evidence pooled over several surfaces; else stay at the stage before"
         )
 
 
