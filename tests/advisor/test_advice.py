@@ -21,6 +21,8 @@ from segue.migration.policy import lint_policies
 from segue.migration.settings import Costs, MigrationSettings
 from segue.params import expanded, load_params
 from segue.reporting.advice_page import write_advice_page
+from segue.serving.store import open_store
+from segue.serving.store.records import REPLAYED
 from segue.workspace import Workspace
 from tests.advisor.firms import (
     LARGE,
@@ -34,6 +36,7 @@ from tests.advisor.firms import (
     readiness,
 )
 from tests.reporting.test_evaluation_page import Wellformed
+from tests.serving.store.builders import click, exposure
 from tests.test_cli import segue
 
 TABLE = load_framework()
@@ -103,6 +106,21 @@ def test_maturity_follows_from_what_was_measured() -> None:
     assert [check.name for check in slow if check.passed is False] == ["answers come in time"]
     assert maturity_checks(facts(check=None), answers(LARGE))[-3].passed is None
     assert level(Facts(settings=MigrationSettings())) is Level.LOW
+
+
+def test_a_replays_lists_and_hits_are_no_sign_of_maturity(workspace_root: Path) -> None:
+    workspace = Workspace(workspace_root)
+    store = open_store(workspace, "ml-100k")
+    try:
+        store.log_exposures([exposure(f"{REPLAYED}e1")])
+        store.post_feedback([click("f1", f"{REPLAYED}e1")])
+        found = gather_facts(workspace, "ml-100k", load_params(workspace, "ml-100k"))
+        assert (found.exposures, found.feedback) == (0, 0)
+        store.log_exposures([exposure("e2")])
+        found = gather_facts(workspace, "ml-100k", load_params(workspace, "ml-100k"))
+        assert (found.exposures, found.feedback) == (1, 0)
+    finally:
+        store.close()
 
 
 def test_capacity_is_what_was_measured_times_what_is_stated() -> None:
