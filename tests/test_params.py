@@ -121,3 +121,9 @@ def test_a_profile_declares_context_features_under_names_of_its_own(workspace_ro
     told = r"^profiles/ml-100k\.yaml: data\.context\.device has no key 'colum'; did you mean 'column'\?"
     with pytest.raises(ConfigurationError, match=told):
         load_params(workspace, "ml-100k")
+
+
+def test_what_a_validator_of_ours_says_is_told_without_pydantics_own_word(workspace_root: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not declared") as error:
+        load_params(Workspace(workspace_root), "ml-100k", ["migration.scenario=basket"])
+    assert "Value error" not in str(error.value)

@@ -96,8 +96,11 @@ def load_params(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        told = first["msg"].removeprefix(
+            "Value error, "
+        )  # pydantic's own word before what a validator of ours says
         said = [name for name, layer in layers if _says(layer, first["loc"])]
-        raise ConfigurationError(f"{said[-1] if said else profile_file}: {where}: {first['msg']}") from error
+        raise ConfigurationError(f"{said[-1] if said else profile_file}: {where}: {told}") from error
 
 
 def expanded(overrides: Iterable[str]) -> list[str]:

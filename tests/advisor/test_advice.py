@@ -21,6 +21,8 @@ from segue.migration.policy import lint_policies
 from segue.migration.settings import Costs, MigrationSettings
 from segue.params import expanded, load_params
 from segue.reporting.advice_page import write_advice_page
+from segue.serving.store import open_store
+from segue.serving.store.records import REPLAYED
 from segue.workspace import Workspace
 from tests.advisor.firms import (
     LARGE,
@@ -34,6 +36,7 @@ from tests.advisor.firms import (
     readiness,
 )
 from tests.reporting.test_evaluation_page import Wellformed
+from tests.serving.store.builders import click, exposure
 from tests.test_cli import segue
 
 TABLE = load_framework()
@@ -103,6 +106,21 @@ def test_maturity_follows_from_what_was_measured() -> None:
     assert [check.name for check in slow if check.passed is False] == ["answers come in time"]
     assert maturity_checks(facts(check=None), answers(LARGE))[-3].passed is None
     assert level(Facts(settings=MigrationSettings())) is Level.LOW
+
+
+def test_a_replays_lists_and_hits_are_no_sign_of_maturity(workspace_root: Path) -> None:
+    workspace = Workspace(workspace_root)
+    store = open_store(workspace, "ml-100k")
+    try:
+        store.log_exposures([exposure(f"{REPLAYED}e1")])
+        store.post_feedback([click("f1", f"{REPLAYED}e1")])
+        found = gather_facts(workspace, "ml-100k", load_params(workspace, "ml-100k"))
+        assert (found.exposures, found.feedback) == (0, 0)
+        store.log_exposures([exposure("e2")])
+        found = gather_facts(workspace, "ml-100k", load_params(workspace, "ml-100k"))
+        assert (found.exposures, found.feedback) == (1, 0)
+    finally:
+        store.close()
 
 
 def test_capacity_is_what_was_measured_times_what_is_stated() -> None:
@@ -188,6 +206,20 @@ def test_the_minimum_n_is_what_the_power_calculation_says() -> None:
     assert hybrid.days is not None
     assert hybrid.entered is not None
     assert abs(hybrid.days - (hybrid.entered / (given.monthly_users / 30.4) + 1)) <= 1
+
+
+def test_a_stage_that_takes_more_than_a_year_is_said_not_to_be_feasible_with_what_would_help() -> None:
+    few = advise(MID_FACTS, answers(MID_SIZE, monthly_users=10), TABLE, reach=REACH)
+    far = [stage for stage in few.plan.stages if stage.out_of_reach is not None]
+    assert far
+    assert all(stage.least_days is not None and stage.least_days > 365 for stage in far)
+    text = " ".join(as_text(few, TABLE).split())
+    assert ": not feasible" in text
+    assert "What would help: a wider margin" in text
+    assert "which is not feasible" in " ".join(as_yaml(few.plan, {}).replace("\n#", " ").split())
+    many = advise(MID_FACTS, answers(MID_SIZE), TABLE, reach=REACH)
+    assert all(stage.out_of_reach is None for stage in many.plan.stages)
+    assert "not feasible" not in as_text(many, TABLE)
 
 
 def test_the_spread_of_clicks_is_the_simulated_one() -> None:

@@ -68,6 +68,19 @@ def test_semicolons_latin_1_and_milliseconds(workspace: Workspace) -> None:
     }
 
 
+@pytest.mark.parametrize(("column", "name"), [("device", "device"), ("Device Type", "device_type")])
+def test_a_column_left_over_is_offered_as_a_context_feature(
+    workspace: Workspace, column: str, name: str
+) -> None:
+    text = f"user_id,item_id,timestamp,{column}\nu,a,1500000000,tv\nv,b,1500000001,phone\n"
+    written, _ = init_profile(workspace, put(workspace, "shop.csv", text))
+    profile = written.read_text()
+    assert load_params(workspace, "shop").data.context == {}
+    written.write_text(profile.replace("  # context: {", "  context: {"))
+    (feature,) = load_params(workspace, "shop").data.context.items()
+    assert (feature[0], feature[1].kind, feature[1].column or name) == (name, "category", column)
+
+
 def test_parquet_with_times_of_its_own(workspace: Workspace) -> None:
     table = pl.DataFrame({"visitor_id": ["u"], "sku": [7], "when": ["2020-01-01"]})
     table.with_columns(pl.col("when").str.to_datetime("%Y-%m-%d")).write_parquet(

@@ -279,7 +279,7 @@ def test_every_model_is_bundled_served_and_measured(world: Path, tmp_path: Path,
 
 
 def test_a_model_that_this_code_cannot_read_leaves_the_cascade_serving(
-    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After an upgrade a bundle may hold a model of an earlier version: a server that restarts must not stay down."""
     folder = tmp_path / "bundle"
@@ -292,6 +292,12 @@ def test_a_model_that_this_code_cannot_read_leaves_the_cascade_serving(
     assert served.path is PathName.CASCADE
     assert served.fallback
     assert len(served.items) == 3
+    found = engine.explain(History(item_ids=["i001", "i002"]), "i003", path=G)
+    assert found.path is PathName.CASCADE
+    assert "model.safetensors" in str(found.fallback)
+    # One line says it; no traceback of a failure that is no surprise.
+    assert not [record for record in caplog.records if record.exc_info and "warming up" in record.message]
+    assert [record.message for record in caplog.records if reason in record.message]
 
 
 @pytest.mark.parametrize("path", [G, C, P])

@@ -33,14 +33,18 @@ def advise(facts: Facts, answers: Answers, table: Framework | None = None, *, re
     checks = maturity_checks(facts, answers)
     capacity = project(facts, answers, table.assumptions)
     found = recommend(find_levels(answers, checks, capacity, table), table)
+    plan = make_plan(found.strategy, answers, facts.settings, table, reach=reach)
     return Advice(
         recommendation=found,
         headline=_headline(found, table),
         answers=answers,
         checks=tuple(checks),
         capacity=capacity,
-        plan=make_plan(found.strategy, answers, facts.settings, table, reach=reach),
-        wanting=tuple(_wanting(checks, facts, answers)),
+        plan=plan,
+        wanting=(
+            *_wanting(checks, facts, answers),
+            *(f"traffic: {why}." for one in plan.stages if (why := one.out_of_reach) is not None),
+        ),
     )
 
 

@@ -23,7 +23,7 @@ TRAINING_STEPS: Final = ("incumbent", "incumbent_refit", "tuning", "generative_m
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Null or empty: never measured here. ``records``: the last run record of every step that trains. ``exposures``: lists
-    that the online store knows."""
+    that the online store knows and no replay asked for; ``feedback`` likewise."""
 
     settings: MigrationSettings
     readiness: Mapping[str, Any] | None = None
@@ -50,7 +50,7 @@ def gather_facts(workspace: Workspace, dataset: str, params: Params) -> Facts:
     if store_exists(workspace, dataset):
         store = open_store(workspace, dataset)
         try:
-            counts = store.counts()
+            counts = store.genuine_counts()  # a replay shows that the chain works, not that there is a public
         finally:
             store.close()
     return Facts(

@@ -23,6 +23,7 @@ from segue.serving.settings import ServingSettings
 
 DAYS_A_MONTH: Final = 30.4
 REACH: Final = 500_000
+FEASIBLE_DAYS: Final = 365  # nobody waits longer for one experiment, nor does the world stand still for it
 WIDTH: Final = 120
 _STAGES: Final = (Stage.PILOT, Stage.HYBRID, Stage.FULL)
 
@@ -38,7 +39,19 @@ class StagePlan(BaseModel):
     share: float
     entered: int | None
     days: int | None
+    least_days: int | None = None  # also where one requirement's time cannot be told; null where none can
     told: tuple[str, ...]
+
+    @property
+    def out_of_reach(self) -> str | None:
+        """Why this stage's evidence cannot be waited for, and what would help; null where it can be."""
+        if self.least_days is None or self.least_days <= FEASIBLE_DAYS:
+            return None
+        return (
+            f"{self.stage.value}: {self.least_days:,} days or more of this traffic are not feasible (over a year). What would "
+            "help: a wider margin, a larger share of the users, a metric that varies less or is reached more often, or "
+            "evidence pooled over several surfaces; else stay at the stage before"
+        )
 
 
 class Plan(BaseModel):
@@ -83,7 +96,7 @@ def make_plan(
             policy = _with_minimum_n(policy, lacking)
         changed[stage.value] = policy.model_dump(mode="json", exclude_defaults=True)
         if stage is not Stage.FULL or row.last == "full":
-            stages.append(_stage(stage, row, lacking))
+            stages.append(_stage(stage, row, lacking, reach / users_per_day))
     changed["shadow"] = _with_margins(settings.shadow, factor, answers.latency_p99_ms).model_dump(
         mode="json", exclude_defaults=True
     )
@@ -122,7 +135,8 @@ def as_yaml(plan: Plan, header: Mapping[str, str]) -> str:
     said += [f"Assumed: {text}." for text in plan.assumptions]
     said += [
         f"{one.stage.value}: {one.path} for {one.share:.0%} of the users"
-        + ("" if one.days is None else f"; its evidence takes about {one.days} days")
+        + ("" if one.days is None else f"; its evidence takes about {one.days:,} days")
+        + ("" if one.out_of_reach is None else ", which is not feasible")
         for one in plan.stages
     ]
     lines = [
@@ -214,7 +228,8 @@ def _rounded(users: int) -> int:
     return math.ceil(users / step) * step
 
 
-def _stage(stage: Stage, row: PlanRow, lacking: list[Lack]) -> StagePlan:
+def _stage(stage: Stage, row: PlanRow, lacking: list[Lack], reach_days: float) -> StagePlan:
+    """``reach_days``: in which as many users come as the power calculation looks at."""
     path, share = {
         Stage.PILOT: (row.pilot_path.value, row.pilot_share),
         Stage.HYBRID: (row.hybrid_path.value, row.hybrid_share),
@@ -235,5 +250,10 @@ def _stage(stage: Stage, row: PlanRow, lacking: list[Lack]) -> StagePlan:
         share=share,
         entered=max(entered, default=None),
         days=longest(lacking) if lacking else None,
+        least_days=max(
+            [lack.days for lack in lacking if lack.days is not None]
+            + [math.floor(reach_days) for lack in lacking if lack.beyond],
+            default=None,
+        ),
         told=told,
     )

@@ -75,6 +75,7 @@ def _plan(advice: Advice) -> Iterator[str]:
     yield "The plan:"
     for number, one in enumerate(advice.plan.stages, start=1):
         takes = "" if one.days is None else f", decided in about {one.days:,} days"
+        takes += "" if one.out_of_reach is None else f": not feasible ({one.least_days:,} days or more)"
         yield f"  {number}. {one.stage.value}: {one.path.replace('_', ' ')} for {one.share:.0%} of the users{takes}"
         for text in one.told:
             yield from _wrapped(text, "       ")

@@ -91,6 +91,7 @@ def _render(workspace: Workspace, name: str, events: Look, items: Look | None, *
     if ordered:
         lines.append("  ordered: true  # no timestamps: the rows of a user stand in order of time")
     lines += ["  interactions:  # one row an event", *_render_table(workspace, events, Interactions.USER)]
+    lines += _offered_context(events)
     if items is None:
         lines.append(
             "  # catalogue: none given, so the items are those of the interactions; with titles, texts and"
@@ -105,6 +106,21 @@ def _render(workspace: Workspace, name: str, events: Look, items: Look | None, *
     ]
     lines += [f"{section}: {{}}" for section in SECTIONS if section not in ("data", "validation", "splits")]
     return "\n".join(lines) + "\n"
+
+
+def _offered_context(look: Look) -> list[str]:
+    """A column that nothing uses as a context feature, in a comment: whether it is known at a request, we cannot see."""
+    used = set(look.source.columns.values())
+    left = [column for column in look.sample.columns if column not in used]
+    for column in left:
+        name = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
+        if name[:1].isalpha():
+            feature = "kind: category" if name == column else f"kind: category, column: {_quoted(column)}"
+            return [
+                "  # what is known at the moment of a request may be a context feature (docs/models.md), such as",
+                f"  # context: {{{name}: {{{feature}}}}}",
+            ]
+    return []
 
 
 def _render_table(workspace: Workspace, look: Look, first: str) -> list[str]:

@@ -75,7 +75,8 @@ def write_advice_page(reports: Path, advice: Advice, table: Framework, *, datase
                 "name": one.stage.value,
                 "path": PATHS.get(one.path, words(one.path)),
                 "share": f"{one.share:.0%}",
-                "takes": "" if one.days is None else days_in_words(one.days),
+                "takes": ("" if one.days is None else days_in_words(one.days))
+                + ("" if one.out_of_reach is None else " (not feasible: over a year)"),
                 "entered": "" if one.entered is None else count(one.entered),
                 "told": one.told,
             }

@@ -177,6 +177,8 @@ class Engine:
         some = np.arange(min(3, len(self.items)), dtype=np.int64)
         request = Request(history=some, timestamps=np.zeros_like(some))
         for name, path in self.paths.items():
+            if isinstance(path, UnreadablePath):
+                continue  # said in a line when it was loaded
             try:
                 path.recommend([request], min(self.default_k, len(self.items)), ListRules())
             except Exception:  # whatever a model raises; logged with its traceback
@@ -307,6 +309,8 @@ class Engine:
         if name is PathName.POPULARITY:
             return explain(None, request, index, self._themes)
         guarded = self._path(name, None)
+        if isinstance(unreadable := self.paths[name], UnreadablePath):
+            raise PathFailure(name, unreadable.reason)
         score = score_of(self.paths[name])
         if score is None:
             raise PathFailure(name, "cannot score an item")

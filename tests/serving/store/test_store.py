@@ -16,6 +16,7 @@ from segue.database import namespace_of
 from segue.errors import ArtifactError, ConfigurationError, StateError
 from segue.serving.requests import Answer, Event, Feedback, RecommendedItem
 from segue.serving.store import Exposure, Retention, Store, open_store
+from segue.serving.store.records import REPLAYED
 from segue.workspace import Workspace
 from tests.postgres import PostgresServer
 from tests.serving.store.builders import click, event, exposure
@@ -386,3 +387,14 @@ def test_ids_that_a_database_cannot_hold_are_refused() -> None:
     for change in ({"user_id": "a\0"}, {"event_id": "\0"}, {"timestamp": 2**63}, {"action": "x" * 201}):
         with pytest.raises(ValidationError):
             Event.model_validate({"event_id": "e", "user_id": "u", "item_id": "i"} | change)
+
+
+def test_what_a_replay_left_is_no_part_of_the_genuine_counts(store: Store) -> None:
+    replayed = f"{REPLAYED}e2"
+    store.log_exposures([exposure("e1"), exposure(replayed)])
+    store.post_feedback([click("f1", "e1"), click("f2", replayed), click("f3", None, "u00")])
+    assert (store.counts()["exposures"], store.counts()["feedback"]) == (2, 3)
+    assert store.genuine_counts() == {
+        "exposures": 1,
+        "feedback": 2,
+    }  # feedback that names no list is no replay's

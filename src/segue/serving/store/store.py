@@ -440,6 +440,20 @@ class Store:
                 for name in names
             }
 
+    def genuine_counts(self) -> dict[str, int]:
+        """Rows of exposures and feedback without those of replays: what real traffic left."""
+        with self._database.read() as connection:
+            return {
+                name: int(
+                    connection.execute(
+                        sa.select(sa.func.count())
+                        .select_from(table)
+                        .where(_of_replay(table.c.exposure_id, replayed=False))
+                    ).scalar_one()
+                )
+                for name, table in (("exposures", tables.exposures), ("feedback", tables.feedback))
+            }
+
     def prune(
         self, retention: Retention, *, now: float | None = None, dry_run: bool = False
     ) -> dict[str, int]:
