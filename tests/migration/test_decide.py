@@ -312,3 +312,12 @@ def test_a_pilot_is_linted_against_the_path_that_it_serves() -> None:
     found = lint_policies(sound, evaluated=["blended"], checked=["generative"])
     told = [one for one in found if one.startswith("pilot")]
     assert [one.rpartition("add it to ")[2] for one in told] == ["evaluation.composed", "serving.check_paths"]
+
+
+def test_an_interval_that_has_not_begun_is_told_as_too_few_users() -> None:
+    found = online(low=None, high=None, n=797)
+    verdict = evaluate(ONLINE, [found], NOON, recipe="R1", bundle=None)
+    assert verdict.status is Status.NON_FINITE  # it holds like any other
+    broken = evaluate(ONLINE, [online(estimate=None, low=None, high=None)], NOON, recipe="R1", bundle=None)
+    assert "no number" in broken.reason
+    assert verdict.reason.endswith("too early; too few users have counted yet for this interval (n = 797)")
