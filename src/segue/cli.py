@@ -383,19 +383,29 @@ def policy_power(
 
 
 @app.command()
-def status(dataset: Dataset = DEFAULT) -> None:
-    """What serves, and the ledger's last entries."""
+def status(
+    dataset: Dataset = DEFAULT,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The document and the ledger's last entries")
+    ] = False,
+) -> None:
+    """What serves, what waits for approval, and the ledger's last entry, in five lines."""
     from segue.steps.operations import status as deployment_status
+    from segue.steps.status import told
 
     found = deployment_status(_recorded(dataset), dataset)
     if found["deployment"] is None:
         print(
             f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
         )
-    else:
+    elif as_json:
         _print(found)
+    else:
+        for line in told(found):
+            print(line)
 
 
+@app.command("history", hidden=True)
 @app.command()
 def ledger(dataset: Dataset = DEFAULT) -> None:
     """Every entry of the ledger, after its hash chain was verified."""

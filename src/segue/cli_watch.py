@@ -36,7 +36,7 @@ def watch(
         if once:
             if watcher.look() is None:
                 experiment = watcher.experiment
-                print("no experiment runs" if experiment is None else "every guardrail holds")
+                print("no experiment runs" if experiment is None else watcher.standing)
             return
         print(f"watching {dataset}, {every:g} s between two looks; Ctrl-C ends it", flush=True)
         watcher.run(every)

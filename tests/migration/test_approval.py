@@ -197,3 +197,13 @@ def test_without_the_option_nothing_waits(tmp_path: Path) -> None:
     assert deployer(moves, B, body(B)).run().changed
     assert moves.state.proposals == ()
     assert moves.ledger.verify() == len(moves.ledger.rows())
+
+
+def test_an_override_says_that_it_was_proposed_and_what_it_takes_the_place_of(moves: StateMachine) -> None:
+    first = moves.override(B, Target.PILOT, actor="ann", reason="a fair").message
+    assert first.startswith("proposed, and nothing changes yet: ")
+    assert moves.override(B, Target.PILOT, actor="ann", reason="a fair").message.startswith("no change: ")
+    former = waiting(moves)
+    second = moves.override(B, Target.PILOT, actor="ann", reason="a wedding").message
+    assert f"in place of {former}" in second
+    assert waiting(moves).identity != former.identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as randomness
+import re
 import shutil
 import threading
 import time
@@ -554,8 +555,10 @@ def test_the_command_looks_once_and_says_what_it_did(
         assert done.exit_code == 0
         return done.output
 
-    assert "every guardrail holds" in typed()
+    assert "no guardrail has evidence yet (0 users counted)" in typed()
     store = Store.at(piloting.state("ml-100k") / "online.sqlite")
+    store.log_exposures([shown(0, bundle=full_id)])
+    assert re.search(r"no guardrail is broken; 0 of [1-9] surely hold \(1 users counted\)", typed())
     store.log_exposures([shown(number, bundle=full_id, fallback="it broke") for number in range(100)])
     store.close()
     told = typed()

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,11 @@ def test_a_contender_that_is_planted_worse_is_rolled_back_by_the_watcher_alone(
     kinds = [moment.kind for moment in found.timeline.moments]
     assert kinds.count("rollback") == 1
     assert any("guardrail" in moment.text for moment in found.timeline.moments if moment.kind == "rollback")
+    # Another guardrail than the planted one is not as planted, whatever the outcome.
+    assert found.broken
+    other = replace(found, guardrail="latency_relative")
+    assert other.as_planted is ("latency_relative" in found.broken)
+    assert "should have ended at rollback by latency_relative" in str(verdict_of(other))
     # Whatever is printed or written says what it is.
     assert all("SIMULATION" in line for line in [*lines, *summary(found)])
     report = json.loads((found.root / "report.json").read_text())

@@ -180,8 +180,10 @@ def test_a_misspelt_profile_stands_in_the_way_of_no_step_back(workspace: Workspa
     good = profile.read_text()
     override = ["override", "hybrid", "--actor", "ann", "--reason", "a fair"]
     for command, told in (
-        (["status"], '"stage": "hybrid"'),
+        (["status"], "stage     hybrid: revision 2"),
+        (["status", "--json"], '"stage": "hybrid"'),
         (["ledger"], "override of hybrid by ann"),
+        (["history"], "override of hybrid by ann"),
         (["rollback"], "rollback, stage cascade"),
         (["demote", "--reason", "x"], "demote, stage pilot"),
         (["abandon", "--reason", "x"], "abandon, stage cascade"),

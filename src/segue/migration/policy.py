@@ -142,6 +142,15 @@ def _judge(requirement: Requirement, item: Evidence, as_of: datetime | None) -> 
             f"online evidence must be a confidence sequence, this is a {item.interval} interval",
         )
     low, high, estimate = item.low, item.high, item.estimate
+    if item.interval == "confidence_sequence" and estimate is not None and low is None and high is None:
+        # An asymptotic sequence has no bounds before its first users are many: that is how every sound experiment begins.
+        return Verdict(
+            requirement=requirement,
+            status=Status.NON_FINITE,
+            reason=f"{subject(requirement)}: too early; too few users have counted yet for this interval (n = {item.n})",
+            estimate=estimate,
+            n=item.n,
+        )
     if low is None or high is None or estimate is None or not item.is_finite:
         return verdict(Status.NON_FINITE, f"the estimate or a bound is no number (n = {item.n})")
     margin = requirement.margin

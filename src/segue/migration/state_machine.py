@@ -18,7 +18,7 @@ an ``approver`` (:mod:`segue.migration.approval`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from segue.errors import StateError
 from segue.migration.approval import Proposal, approved, proposal_of
@@ -40,6 +40,9 @@ from segue.migration.state import STAGES, State
 from segue.migration.writing import announcement, decision_entry, document_of, entries_of
 
 __all__ = ["STAGES", "SYSTEM", "Change", "Refused", "State", "StateMachine"]
+
+
+_WAITS: Final = "waits for a second person (`segue approve`)"
 
 
 class StateMachine:
@@ -189,4 +192,7 @@ class StateMachine:
             if draft.decision is not None and draft.decision.sha256 not in state.decisions:
                 entries.insert(0, decision_entry(draft.decision))
             self.ledger.append(entries, expected_revision=state.number)
-        return Change(f"no change: {known or proposal} waits for a second person (`segue approve`)")
+            former = next((one for one in state.waiting if one.target is proposal.target), None)
+            instead = "" if former is None else f", in place of {former}"
+            return Change(f"proposed, and nothing changes yet: {proposal}{instead}; {_WAITS}")
+        return Change(f"no change: {known}; it {_WAITS}")

@@ -26,7 +26,7 @@ from segue.migration.gates import guarding_policy_of
 from segue.migration.online import About, online_evidence
 from segue.migration.online_experiment import Experiment, running_experiment
 from segue.migration.online_users import CatalogueFacts, OnlineUsers
-from segue.migration.policy import Status, evaluate, lint
+from segue.migration.policy import Status, Verdict, evaluate, lint
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.state_machine import StateMachine
 from segue.schema import PathName, Stage
@@ -105,6 +105,8 @@ class Watcher:
         self._counted: tuple[int, ...] = ()
         self._sound_at = -math.inf  # by which moment every guardrail was last found to hold
         self.experiment: Experiment | None = None
+        self.users = 0  # counted at the last look
+        self.guardrails: tuple[Verdict, ...] = ()  # as they stood then
 
     def look(self) -> Crossing | None:
         """Look once; what was found broken and done about it, if anything.
@@ -124,7 +126,9 @@ class Watcher:
         counted = (users.feedback.height, users.serving.height, sum(users.assigned.values()))
         if counted == self._counted:
             return None
-        if not self._broken(experiment, users, guardrails):
+        verdicts = self._verdicts(experiment, users, guardrails)
+        self.users, self.guardrails = max(counted[:2]), verdicts
+        if not any(verdict.status is Status.FAILED for verdict in verdicts):
             self._counted, self._sound_at = counted, reader.moment
             return None
         return self._act(experiment, reader, users, policy, guardrails)
@@ -150,16 +154,22 @@ class Watcher:
                 self.experiment.stage,
             )
         self._counted = ()
+        self.users, self.guardrails = 0, ()
 
     def _broken(self, experiment: Experiment, users: OnlineUsers, guardrails: Sequence[Requirement]) -> bool:
+        verdicts = self._verdicts(experiment, users, guardrails)
+        return any(verdict.status is Status.FAILED for verdict in verdicts)
+
+    def _verdicts(
+        self, experiment: Experiment, users: OnlineUsers, guardrails: Sequence[Requirement]
+    ) -> tuple[Verdict, ...]:
         found = self._evidence(experiment, users, Policy(requirements=tuple(guardrails)))
         recipe, bundle = experiment.on_trial.facts.recipe, experiment.on_trial.facts.bundle_id
         as_of = newest(found)
         target = experiment.target.value
-        verdicts = (
+        return tuple(
             evaluate(one, found, as_of, recipe=recipe, bundle=bundle, target=target) for one in guardrails
         )
-        return any(verdict.status is Status.FAILED for verdict in verdicts)
 
     def _crossed_at(
         self, experiment: Experiment, reader: UserReader, guardrails: Sequence[Requirement]

@@ -26,6 +26,7 @@ from segue.migration.online import About
 from segue.migration.online_catalogue import catalogue_facts
 from segue.migration.online_experiment import Experiment
 from segue.migration.online_users import CatalogueFacts, OnlineUsers, closed, no_users
+from segue.migration.policy import Status
 from segue.migration.settings import OnlineSettings
 from segue.migration.state_machine import StateMachine
 from segue.migration.watch import Crossing, Watcher, guarding_policy
@@ -238,6 +239,18 @@ class Watch:
     def experiment(self) -> Experiment | None:
         """What is watched; None: no experiment runs."""
         return self._watcher.experiment
+
+    @property
+    def standing(self) -> str:
+        """How the guardrails stood at the last look, in words: none is broken, or a crossing would have been told."""
+        users, verdicts = self._watcher.users, self._watcher.guardrails
+        counted = f"({users} users counted)"
+        held = sum(verdict.status is Status.MET for verdict in verdicts)
+        if not users:
+            return f"no guardrail has evidence yet {counted}"
+        if verdicts and held == len(verdicts):
+            return f"every guardrail holds {counted}"
+        return f"no guardrail is broken; {held} of {len(verdicts)} surely hold {counted}"
 
     def look(self) -> Crossing | None:
         """Look once. Raises SegueError or SQLAlchemyError where ledger or store cannot be read."""

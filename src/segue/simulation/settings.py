@@ -31,13 +31,15 @@ class Truth(Settings):
     ``attractiveness``: relative change of how attractive the contender's items are (0.3: a click is 1.3 times as
     likely). ``delay_ms``: what its path takes longer. ``lost_users``: share of its users who are lost before their first
     list, as by a redirect that fails. ``expect``: the stage at which the simulation should end, or ``rollback``.
-    ``users``: how many come at most, where not as many as for the others.
+    ``guardrail``: the metric of the guardrail that a rollback should answer; null: any. ``users``: how many come at most, where
+    not as many as for the others.
     """
 
     attractiveness: float = Field(0.0, gt=-1.0, allow_inf_nan=False)
     delay_ms: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     lost_users: float = Field(0.0, ge=0.0, lt=1.0)
     expect: str
+    guardrail: str | None = None
     users: int | None = Field(None, ge=1)
 
 

@@ -14,6 +14,7 @@ from segue.artifacts import write_json
 from segue.errors import StateError
 from segue.migration.deployment import Arm
 from segue.migration.ledger import Ledger
+from segue.migration.policy import Status
 from segue.migration.watch import Crossing
 from segue.params import Params, load_params
 from segue.reporting.migration_page import write_migration_page
@@ -44,6 +45,7 @@ class Simulated:
     """How a simulation ended. ``outcome``: the last stage, or ``rollback``.
 
     ``crossing``: of the guardrail that the watcher answered, where it did. ``page``: the migration page of the simulation.
+    ``guardrail``: the metric by which it should have been rolled back.
     """
 
     name: str
@@ -57,10 +59,23 @@ class Simulated:
     crossing: Crossing | None
     root: Path
     page: Path
+    guardrail: str | None = None
 
     @property
     def as_planted(self) -> bool:
-        return self.outcome == self.expected
+        if self.outcome != self.expected:
+            return False
+        return self.guardrail is None or self.guardrail in self.broken
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The metrics of the guardrails that were broken at the crossing."""
+        verdicts = () if self.crossing is None else self.crossing.decision.verdicts
+        return tuple(
+            one.requirement.metric
+            for one in verdicts
+            if one.requirement.guardrail and one.status is Status.FAILED
+        )
 
     @property
     def to_rollback(self) -> float | None:
@@ -139,6 +154,7 @@ def simulate(
                 crossing=crossings[0] if crossings else None,
                 root=own.root,
                 page=_page(own, params),
+                guardrail=planted.guardrail,
             )
         finally:
             for opened in stores:
@@ -260,6 +276,7 @@ def _write(own: SimulationWorkspace, found: Simulated, planted: Truth, settings:
         "population": settings.population.model_dump(mode="json"),
         "outcome": found.outcome,
         "expected": found.expected,
+        "guardrail": {"expected": found.guardrail, "broken": list(found.broken)},
         "as_planted": found.as_planted,
         "seconds": {"to_rollback": found.to_rollback, "to_served": found.to_served},
         "exposures": {

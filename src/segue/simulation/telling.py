@@ -12,8 +12,8 @@ def summary(found: Simulated) -> Iterator[str]:
     mark = f"[SIMULATION {found.name}]"
     traffic = found.traffic
     yield (
-        f"{mark} planted {found.truth}: ended at {found.outcome}, "
-        f"{'as it should' if found.as_planted else f'and should have ended at {found.expected}'}; "
+        f"{mark} planted {found.truth}: ended at {_ended(found)}, "
+        f"{'as it should' if found.as_planted else f'and should have {_expected(found)}'}; "
         f"{len(traffic.users)} users, {traffic.visits} lists, {traffic.clicks} clicks in {traffic.ended:.0f} s"
     )
     if found.to_rollback is not None:
@@ -38,10 +38,19 @@ def verdict_of(found: Simulated) -> str | None:
     wrong = []
     if not found.as_planted:
         wrong.append(
-            f"simulation {found.name}: ended at {found.outcome}, and {found.truth} should end at {found.expected}"
+            f"simulation {found.name}: ended at {_ended(found)}, and {found.truth} should have {_expected(found)}"
         )
     if found.exposures.lost:
         wrong.append(f"simulation {found.name}: {found.exposures.lost} exposures were lost")
     if found.traffic.reported != found.traffic.clicks - found.traffic.unreported:
         wrong.append(f"simulation {found.name}: not every click was reported")
     return "; ".join(wrong) or None
+
+
+def _ended(found: Simulated) -> str:
+    return f"{found.outcome} by {' and '.join(found.broken)}" if found.broken else found.outcome
+
+
+def _expected(found: Simulated) -> str:
+    by = "" if found.guardrail is None else f" by {found.guardrail}"
+    return f"ended at {found.expected}{by}"
