@@ -315,9 +315,7 @@ def test_a_pilot_is_linted_against_the_path_that_it_serves() -> None:
 
 
 def test_an_interval_that_has_not_begun_is_told_as_too_few_users() -> None:
-    found = online(low=None, high=None, n=797)
-    verdict = evaluate(ONLINE, [found], NOON, recipe="R1", bundle=None)
-    assert verdict.status is Status.NON_FINITE  # it holds like any other
-    broken = evaluate(ONLINE, [online(estimate=None, low=None, high=None)], NOON, recipe="R1", bundle=None)
-    assert "no number" in broken.reason
-    assert verdict.reason.endswith("too early; too few users have counted yet for this interval (n = 797)")
+    status, reason = judge(ONLINE, online(low=None, high=None, n=797))
+    assert status is Status.NON_FINITE  # it holds like any other
+    assert reason.endswith("too early; too few users have counted yet for this interval (n = 797)")
+    assert "no number" in judge(ONLINE, online(estimate=None, low=None, high=None))[1]

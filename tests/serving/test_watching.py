@@ -365,7 +365,10 @@ def test_the_crossing_is_when_the_user_counted_with_whom_the_bound_crossed(
         ).evidence
         assert found[0].n == number + 1
         failed.append(
-            evaluate(FALLBACKS, found, newest(found), recipe="R1", bundle="B").status is Status.FAILED
+            evaluate(
+                FALLBACKS, found, newest(found), recipe="R1", bundle="B", target=experiment.target.value
+            ).status
+            is Status.FAILED
         )
     assert crossing.crossed_at == began + 60 + failed.index(True) + 20
     assert 0 < failed.index(True) < 120
