@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 
 import polars as pl
 
@@ -14,8 +12,6 @@ from segue.migration.deployment import Deployment
 from segue.migration.ledger import Ledger
 from segue.schema import PathName
 from segue.serving.store import Store
-from segue.serving.store.attribution import WINDOW_SECONDS, attribute
-from segue.serving.store.records import REPLAYED
 from segue.workspace import Workspace
 
 _DAY = 86_400
@@ -30,18 +26,14 @@ def fit_blend(
     are, and DataError where there is too little to learn from.
     """
     refuse_while_frozen(_current(workspace, dataset))
-    with tempfile.TemporaryDirectory() as folder:
-        store.export("exposures", Path(folder) / "exposures.parquet")
-        store.export("feedback", Path(folder) / "feedback.parquet")
-        exposures = pl.read_parquet(Path(folder) / "exposures.parquet")
-        feedback = pl.read_parquet(Path(folder) / "feedback.parquet")
-    # A hit of a replay is no click by which anybody responded to a list.
-    exposures = exposures.filter(~pl.col("exposure_id").str.starts_with(REPLAYED))
-    attributed = attribute(exposures, feedback, window_seconds=WINDOW_SECONDS)
-    if days is not None:
-        exposures = exposures.filter(pl.col("shown_at") >= time.time() - days * _DAY)
-    clicks = attributed.filter((pl.col("kind") == kind) & pl.col("attributed_to").is_not_null())
-    return fit_weights(shown_items(exposures, clicks.select("item_id", exposure_id="attributed_to")))
+    since = None if days is None else time.time() - days * _DAY
+    parts = []
+    for exposures, attributed in store.attributed():
+        if since is not None:
+            exposures = exposures.filter(pl.col("shown_at") >= since)
+        clicks = attributed.filter((pl.col("kind") == kind) & pl.col("attributed_to").is_not_null())
+        parts.append(shown_items(exposures, clicks.select("item_id", exposure_id="attributed_to")))
+    return fit_weights(pl.concat(parts))
 
 
 def refuse_while_frozen(deployment: Deployment | None) -> None:

@@ -301,7 +301,7 @@ class Store:
         Users are worked on in groups of about a million exposures, so that memory stays bounded.
         """
         parts, coverage = [], attribution.Coverage()
-        for exposures, attributed in self._attributed(window_seconds, replayed):
+        for exposures, attributed in self.attributed(window_seconds, replayed=replayed):
             coverage += attribution.coverage_of(exposures, attributed)
             parts.append(
                 attribution.user_sums(
@@ -327,7 +327,7 @@ class Store:
         """
         moment = time.time() - SETTLE_SECONDS if now is None else now
         feedback, serving, newest, coverage = [], [], [], attribution.Coverage()
-        for exposures, attributed in self._attributed(attribution.WINDOW_SECONDS, replayed):
+        for exposures, attributed in self.attributed(replayed=replayed):
             coverage += attribution.coverage_of(exposures, attributed)
             feedback.append(feedback_windows(exposures, attributed, experiment, settings))
             serving.append(serving_windows(exposures, attributed, experiment, settings))
@@ -397,8 +397,13 @@ class Store:
         """Whether rows become visible in the order of their sequence numbers: SQLite has one writer, Postgres many."""
         return self._database.is_sqlite
 
-    def _attributed(self, window_seconds: int, replayed: bool) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Exposures and their joined feedback, users in groups of about a million exposures."""
+    def attributed(
+        self, window_seconds: int = attribution.WINDOW_SECONDS, *, replayed: bool = False
+    ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Exposures and their joined feedback, users in groups of about a million exposures.
+
+        ``replayed``: as in :meth:`user_sums`.
+        """
         counts = self.counts()
         total = max(counts["exposures"], counts["feedback"])
         groups = min(_HASH_BUCKETS, max(1, -(-total // _ROWS_A_BUCKET)))
