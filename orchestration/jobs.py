@@ -1,6 +1,6 @@
 """Four jobs a dataset: the whole graph, the day-two loop, the evaluation of the running experiment, and a retrain."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -54,6 +54,17 @@ def _graph_job(dataset: str) -> Any:
     )
 
 
+def _shown(context: dg.OpExecutionContext, graph: Graph, dataset: str) -> Callable[[Sequence[str]], None]:
+    """Runs steps by name, each a materialization in the op's log."""
+
+    def run_steps(names: Sequence[str]) -> None:
+        for name in names:
+            outcome = graph.run(dataset, name)
+            context.log_event(materialization(graph.workspace(), dataset, outcome))
+
+    return run_steps
+
+
 def _day_two_job(dataset: str) -> dg.JobDefinition:
     @dg.op(
         name=f"{identifier(dataset)}__take_in_what_arrived",
@@ -62,13 +73,14 @@ def _day_two_job(dataset: str) -> dg.JobDefinition:
     def take_in(context: dg.OpExecutionContext, graph: Graph) -> str:
         workspace = graph.workspace()
 
-        def run_steps(names: Sequence[str]) -> None:
-            for name in names:
-                outcome = graph.run(dataset, name)
-                context.log_event(materialization(workspace, dataset, outcome))
-
         with dataset_lock(workspace.state(dataset), purpose="day two under Dagster"):
-            return day_two(workspace, dataset, graph.params(dataset), run_steps, say=context.log.info)
+            return day_two(
+                workspace,
+                dataset,
+                graph.params(dataset),
+                _shown(context, graph, dataset),
+                say=context.log.info,
+            )
 
     @dg.job(
         name=day_two_job_name(dataset),
@@ -101,13 +113,8 @@ def _retrain_job(dataset: str) -> dg.JobDefinition:
     def learn(context: dg.OpExecutionContext, graph: Graph) -> None:
         workspace = graph.workspace()
 
-        def run_steps(names: Sequence[str]) -> None:
-            for name in names:
-                outcome = graph.run(dataset, name)
-                context.log_event(materialization(workspace, dataset, outcome))
-
         with dataset_lock(workspace.state(dataset), purpose="a retrain under Dagster"):
-            retrain(workspace, dataset, run_steps, say=context.log.info)
+            retrain(workspace, dataset, _shown(context, graph, dataset), say=context.log.info)
 
     @dg.job(
         name=retrain_job_name(dataset),
