@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from segue.canonical import sha256_of
 from segue.errors import ConfigurationError
 from segue.protocols import HistoryBatch
+from segue.settings import Settings
 from segue.training import checkpoints as saving
 from segue.training.checkpoints import Metrics, State, saved_history, weights
 from segue.training.distributed import leads, processes, rank, summed, told_by_first
@@ -34,6 +35,19 @@ __all__ = ["FitResult", "FitSettings", "Metrics", "autocast", "fit", "saved_hist
 
 # Of FitSettings, what may differ between a run and the one that resumes it.
 _NOT_OF_THE_WEIGHTS = ("epochs", "patience", "checkpoint_minutes", "checkpoint_steps")
+# Of FitSettings, what every model's settings say under the same names.
+_OF_EVERY_MODEL = (
+    "epochs",
+    "patience",
+    "learning_rate",
+    "weight_decay",
+    "precision",
+    "averaging",
+    "accumulate",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "seed",
+)
 _CLOCK_STEPS = 16  # several processes ask the first one's clock this often: asking is a message
 
 
@@ -57,6 +71,12 @@ class FitSettings:
     accumulate: int = 1  # micro-batches that a step's batch is worked on in
     checkpoint_minutes: float | None = 10.0  # of training between checkpoints inside an epoch; None: none
     checkpoint_steps: int = 0  # steps between them; 0: only by the clock
+
+    @classmethod
+    def of(cls, settings: Settings, **others: Any) -> FitSettings:
+        """As a model's ``settings`` say; ``others`` by name, instead or besides."""
+        told = {name: getattr(settings, name) for name in _OF_EVERY_MODEL}
+        return cls(**(told | others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
