@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segue.cascade.esasrec import Esasrec, log_q_softmax
+from segue.cascade.esasrec import Esasrec
+from segue.cascade.sasrec import log_q_softmax
 from segue.cascade.settings import EsasrecSettings
-from segue.protocols import HistoryBatch
+from tests.cascade.histories import batch
 
 N = 9
 COUNTS = torch.tensor([5, 1, 0, 9, 2, 2, 30, 4, 1])
@@ -26,16 +27,6 @@ def make_model(**changes) -> Esasrec:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return model
-
-
-def batch(*histories: list[int]) -> HistoryBatch:
-    width = max(len(history) for history in histories)
-    items = torch.tensor([history + [0] * (width - len(history)) for history in histories])
-    return HistoryBatch(
-        items=items,
-        timestamps=torch.zeros_like(items),
-        lengths=torch.tensor([len(history) for history in histories]),
-    )
 
 
 def reference(model: Esasrec, history: list[int]) -> torch.Tensor:

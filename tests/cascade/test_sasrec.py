@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segue.cascade.sasrec import Sasrec, load_sasrec, sampled_softmax, save_sasrec
+from segue.cascade.sasrec import Sasrec, load_sasrec, log_q_softmax, save_sasrec
 from segue.cascade.settings import SasrecSettings
 from segue.errors import ArtifactError
-from segue.protocols import HistoryBatch
+from tests.cascade.histories import batch
 
 N = 9
 
@@ -26,16 +26,6 @@ def make_model(**changes) -> Sasrec:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return model
-
-
-def batch(*histories: list[int]) -> HistoryBatch:
-    width = max(len(history) for history in histories)
-    items = torch.tensor([history + [0] * (width - len(history)) for history in histories])
-    return HistoryBatch(
-        items=items,
-        timestamps=torch.zeros_like(items),
-        lengths=torch.tensor([len(history) for history in histories]),
-    )
 
 
 def reference(model: Sasrec, history: list[int]) -> torch.Tensor:
@@ -106,7 +96,10 @@ def test_all_items_as_negatives_once_make_the_sampled_loss_the_full_one():
     scores, targets = torch.randn(5, N), torch.randint(N, (5,))
     for row, target in enumerate(targets):
         others = torch.tensor([item for item in range(N) if item != target])
-        found = sampled_softmax(scores[row, target][None], scores[row, others][None], target[None], others, N)
+        log_proposal = torch.full((N - 1,), -math.log(N - 1))
+        found = log_q_softmax(
+            scores[row, target][None], scores[row, others][None], target[None], others, log_proposal
+        )
         torch.testing.assert_close(found, F.cross_entropy(scores[row][None], target[None]))
 
 

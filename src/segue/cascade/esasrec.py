@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from segue.cascade.sasrec import Sasrec
 from segue.cascade.settings import EsasrecSettings
-from segue.protocols import HistoryBatch
 from segue.training.ops import Dropout, causal_attention
 
 
@@ -78,40 +77,7 @@ class Esasrec(Sasrec):
         frequency = counts.float() / counts.sum().clamp(min=1)
         self.register_buffer("proposal", (1 - share) / items + share * frequency)
 
-    def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
-        """``total``: each event of the batch is predicted from those before it, all positions at once."""
-        if self.settings.loss == "full_softmax":
-            return super().loss(batch)
-        batch = batch.to(self._device())
-        inside = torch.arange(batch.items.shape[1] - 1, device=batch.items.device) < (
-            batch.lengths - 1
-        ).unsqueeze(1)
-        targets = batch.items[:, 1:][inside]
-        if not targets.numel():
-            return {"total": self.item_embedding.weight.sum() * 0.0}
-        users = self.scaled(self.hidden(batch.items[:, :-1], (batch.lengths - 1).clamp(min=0))[inside])
-        negatives = torch.multinomial(self.proposal, self.settings.negatives, replacement=True)
-        positive = (users * self.item_vectors(targets)).sum(-1).float()
-        others = (users @ self.item_vectors(negatives).T).float()
-        return {"total": log_q_softmax(positive, others, targets, negatives, self.proposal[negatives].log())}
-
-
-def log_q_softmax(
-    positive: Tensor, negative: Tensor, targets: Tensor, negatives: Tensor, log_proposal: Tensor
-) -> Tensor:
-    """Mean softmax loss over the target and n shared negatives drawn with replacement from a proposal q.
-
-    Args:
-        positive: [P] scores of the targets. negative: [P, n] scores of the negatives.
-        targets: [P] item indices. negatives: [n] item indices.
-        log_proposal: [n] log q of the negatives.
-
-    exp(score) / (n q) sums to an unbiased estimate of the sum over all items but the target, which is left out where it
-    was drawn.
-    """
-    corrected = (
-        negative - log_proposal - torch.log(torch.tensor(float(len(negatives)), device=negative.device))
-    )
-    corrected = corrected.masked_fill(targets[:, None] == negatives[None, :], float("-inf"))
-    scores = torch.cat([positive[:, None], corrected], dim=1)
-    return (torch.logsumexp(scores, dim=1) - positive).mean()
+    def _negatives(self, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` items drawn from the proposal, and [count] log q of each."""
+        negatives = torch.multinomial(self.proposal, count, replacement=True)
+        return negatives, self.proposal[negatives].log()

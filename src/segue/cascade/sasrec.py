@@ -8,6 +8,7 @@ the paper's equations; normalisation stands before each sub-layer, as in the aut
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -143,37 +144,40 @@ class Sasrec(nn.Module):
         targets = batch.items[:, 1:][inside]
         if not targets.numel():
             return {"total": self.item_embedding.weight.sum() * 0.0}
-        users = self.scaled(hidden)
+        return {"total": self._softmax(self.scaled(hidden), targets)}
+
+    def _softmax(self, users: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of ``targets`` [P] under user vectors [P, d]."""
         if self.settings.loss == "full_softmax":
-            return {"total": full_softmax(users, self.item_vectors(), targets)}
-        negatives = torch.randint(
-            self.item_embedding.num_embeddings, (self.settings.negatives,), device=targets.device
-        )
-        positive = (users * self.item_vectors(targets)).sum(-1)
-        others = users @ self.item_vectors(negatives).T
-        return {
-            "total": sampled_softmax(
-                positive.float(), others.float(), targets, negatives, self.item_embedding.num_embeddings
-            )
-        }
+            return full_softmax(users, self.item_vectors(), targets)
+        negatives, log_proposal = self._negatives(self.settings.negatives)
+        positive = (users * self.item_vectors(targets)).sum(-1).float()
+        others = (users @ self.item_vectors(negatives).T).float()
+        return log_q_softmax(positive, others, targets, negatives, log_proposal)
+
+    def _negatives(self, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` items drawn uniformly, and [count] log q of each: all items but the target stand behind them."""
+        items = self.item_embedding.num_embeddings
+        negatives = torch.randint(items, (count,), device=self._device())
+        return negatives, torch.full((count,), -math.log(max(1, items - 1)), device=self._device())
 
 
-def sampled_softmax(
-    positive: Tensor, negative: Tensor, targets: Tensor, negatives: Tensor, n_items: int
+def log_q_softmax(
+    positive: Tensor, negative: Tensor, targets: Tensor, negatives: Tensor, log_proposal: Tensor
 ) -> Tensor:
-    """Mean softmax loss over the target and n shared negatives drawn uniformly with replacement.
+    """Mean softmax loss over the target and n shared negatives drawn with replacement from a proposal q.
 
     Args:
         positive: [P] scores of the targets. negative: [P, n] scores of the negatives.
         targets: [P] item indices. negatives: [n] item indices.
-        n_items: N.
+        log_proposal: [n] log q of the negatives.
 
-    Each negative stands for (N - 1) / n items, so log((N - 1) / n) is added to its score: the sum over the
-    negatives is then an unbiased estimate of the sum over all items but the target. A negative that is the
-    target itself is left out.
+    exp(score) / (n q) sums to an unbiased estimate of the sum over all items but the target, which is left out where it
+    was drawn.
     """
-    correction = torch.log(torch.tensor((n_items - 1) / len(negatives), device=positive.device))
-    corrected = negative + correction
+    corrected = (
+        negative - log_proposal - torch.log(torch.tensor(float(len(negatives)), device=negative.device))
+    )
     corrected = corrected.masked_fill(targets[:, None] == negatives[None, :], float("-inf"))
     scores = torch.cat([positive[:, None], corrected], dim=1)
     return (torch.logsumexp(scores, dim=1) - positive).mean()

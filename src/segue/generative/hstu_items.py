@@ -17,7 +17,7 @@ from segue.generative.hstu import HstuLayer
 from segue.generative.layers import TIME_BUCKETS, time_bucket
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import HistoryBatch
-from segue.training.ops import full_softmax
+from segue.training.ops import Dropout, full_softmax
 
 _INITIAL = 0.02  # standard deviation of embeddings before training
 
@@ -33,7 +33,7 @@ class HstuItems(nn.Module):
         self.gaps = nn.Embedding(TIME_BUCKETS, width)
         self.layers = nn.ModuleList(HstuLayer(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         for table in (self.item_embedding, self.gaps):
             nn.init.normal_(table.weight, std=_INITIAL)
 
