@@ -113,7 +113,9 @@ def test_without_an_experiment_there_is_no_evidence_and_the_gate_holds(
     assert decision.outcome is Outcome.HOLD
     assert "missing; there is no online evidence" in decision.reasons[0]
     enter_pilot(workspace, full)
-    assert measure(workspace)[1] == []  # and nobody has come yet
+    done, evidence = measure(workspace)
+    assert evidence == []  # nobody has come yet,
+    assert done.status == "no_change"  # so the run after one that promoted has nothing to decide anew
 
 
 def test_what_users_did_becomes_evidence_once_and_again_when_more_come(

@@ -1,7 +1,8 @@
 """Step ``online_evidence``: what the running experiment shows by now, from the online store.
 
-It looks at every run; where nobody has come since, its artifact stays as it is. Without an experiment there is no evidence, and
-the gates that ask for some hold.
+It looks at every run; where nobody has come since, its artifact stays as it is: also where an experiment has just begun, so
+that a run which promotes is not the reason for the next run's decisions. Without an experiment, or before its first user,
+there is no evidence, and the gates that ask for some hold.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ EXPERIMENT_FILE = "experiment.json"
 def run(context: StepContext) -> None:
     """Writes ``evidence.json``, and ``experiment.json``: whose exposures counted, and how many users."""
     experiment = _running(context)
-    if experiment is None:
+    users = None if experiment is None else _users(context, experiment)
+    if experiment is None or users is None or not sum(users.assigned.values()):
         write_evidence(context.output / EVIDENCE_FILE, [])
         write_json(context.output / EXPERIMENT_FILE, {"experiment": None})
-        context.progress("no experiment runs: there is nothing to measure online")
+        context.progress(
+            "no experiment runs: there is nothing to measure online"
+            if experiment is None
+            else f"{experiment.stage}, since revision {experiment.entry}: nobody has come yet"
+        )
         return
-    users = _users(context, experiment)
     measured = online_evidence(
         experiment,
         users,
