@@ -30,6 +30,7 @@ from segue.migration.simulation import (
     COVARIATE,
     LATENCY,
     REQUESTS,
+    SLOW,
     Effect,
     Population,
     Schedule,
@@ -212,6 +213,7 @@ CONTRAST: Mapping[str, Sequences] = {
     f"{INVALID}ctr, events, asymptotic": ctr_over_events,
 }
 FALLBACKS = "fallback rate, bounded, betting"
+SLOWEST = "latency p99, bounded, betting"
 SO_FAR = "ctr, users so far, windows open, asymptotic"
 PREFERENCE = "interleaving preference, bounded, betting"
 RATIO = "sample ratio, multinomial"
@@ -238,6 +240,7 @@ def false_alarms(population: Population, size: Size, random: np.random.Generator
             note(name, sequence(trace, CONFIDENCE))
         fallbacks = trace.fallback_share
         note(FALLBACKS, betting(fallbacks, population.fallback_rate, CONFIDENCE))
+        note(SLOWEST, betting(trace.slow_share, 1.0 - SLOW, CONFIDENCE))
         guardrails = [sequence(trace, each) for sequence in (ctr, clicked, latency)]
         guardrails.append(betting(fallbacks, population.fallback_rate, each))
         found.setdefault(FAMILY, []).append(
@@ -288,6 +291,10 @@ def detections(
         low, high = betting(trace.fallback_share, population.fallback_rate, confidence)
         return Bounds(-high, -low)  # more of them is worse
 
+    def slowest(trace: Trace, confidence: float) -> Bounds:
+        low, high = betting(trace.slow_share, 1.0 - SLOW, confidence)
+        return Bounds(-high, -low)
+
     on_clicks = {name: gate for name, gate in VALID.items() if gate is not latency}
     for planted, factor in LOSSES.items():
         for name, found in collect(Effect(clicks=factor), on_clicks):
@@ -302,6 +309,8 @@ def detections(
         yield name, "latency +20 %", found
     for name, found in collect(Effect(fallbacks=1.5), {FALLBACKS: fallbacks}, share=1.0):
         yield name, "fallbacks +50 %", found
+    for name, found in collect(Effect(latency=1.2), {SLOWEST: slowest}, share=1.0):
+        yield name, "latency +20 %", found
     lost = 0.98 / 1.98
     for planted, shares in (
         ("2 points of skew (48 : 52)", (0.48, 0.52)),
@@ -376,6 +385,9 @@ def notes(size: Size) -> list[str]:
         "far. No theorem covers it, because a user's figure still grows after it entered: what stands here is only "
         "what was measured. It also compares arms on unfinished users, which is fair only if feedback is equally "
         "late in both.",
+        f'"{SLOWEST}" asks one arm whether the 99th percentile of its requests, a user at a time, is the one of the '
+        "population where nothing is planted: the point of the grid on which the gate rests "
+        "(segue.migration.statistics.quantile).",
         "The family is ctr, users who clicked, latency and fallback rate, each at 1 - 0.05 / 4.",
     ]
 

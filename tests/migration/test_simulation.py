@@ -15,6 +15,7 @@ from segue.migration.simulation import (
     simulate,
     simulate_assignment,
     simulate_interleaving,
+    slow_requests,
 )
 
 PEOPLE = Population()
@@ -31,6 +32,17 @@ def test_users_are_as_they_were_declared() -> None:
     spread = np.exp(PEOPLE.latency_spread**2 / 2)
     assert (seen.latency_ms / seen.requests).mean() == pytest.approx(PEOPLE.latency_ms * spread, rel=0.01)
     assert seen.requests.max() > 100 * seen.requests.mean()  # heavy tails
+    slow = slow_requests(PEOPLE, users, seen.requests, random)
+    assert (slow / seen.requests).mean() == pytest.approx(0.01, rel=0.05)
+
+
+def test_the_slowest_requests_are_those_of_the_latencies_themselves() -> None:
+    """One request a user, drawn outright: the 99th percentile is where the quadrature says."""
+    random = np.random.default_rng(4)
+    slowness = draw_users(PEOPLE, random, (1_000_000,)).slowness
+    drawn = random.standard_gamma(PEOPLE.latency_shape, 1_000_000) * PEOPLE.latency_ms * slowness
+    expected = float(np.quantile(drawn / PEOPLE.latency_shape, 0.99))
+    assert PEOPLE.latency_quantile_ms(0.99) == pytest.approx(expected, rel=0.01)
 
 
 def test_events_of_one_user_are_dependent() -> None:

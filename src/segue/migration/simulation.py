@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import gammaincc
 
 from segue.migration.statistics.interval import Floats
 from segue.migration.statistics.moments import UserMoments
@@ -21,6 +23,8 @@ Counts = npt.NDArray[np.int64]
 
 # Positions of a user's figures in the moments.
 CLICKS, REQUESTS, COVARIATE, LATENCY = 0, 1, 2, 3
+
+SLOW: Final = 0.99  # the quantile of latency beyond which a request is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,20 @@ class Population:
     latency_shape: float = 4.0
     latency_spread: float = 0.3
     reported: float = 0.9
+
+    def slow_share(self, slowness: Floats, threshold_ms: float) -> Floats:
+        """The probability that a request of users of this ``slowness`` takes longer than ``threshold_ms``."""
+        scale = self.latency_ms * slowness / self.latency_shape
+        return np.asarray(gammaincc(self.latency_shape, threshold_ms / scale))
+
+    def latency_quantile_ms(self, q: float) -> float:
+        """Of a request drawn from a user drawn at random, by Gauss-Hermite quadrature over users."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+        users, weights = np.exp(self.latency_spread * nodes), weights / weights.sum()
+        longest = 100.0 * self.latency_ms * float(users.max())
+        return float(
+            brentq(lambda ms: weights @ self.slow_share(users, ms) - (1.0 - q), 1e-6, longest, xtol=1e-9)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,22 @@ def observe(
     return Window(requests, clicks, fallbacks, latency)
 
 
+def slow_requests(
+    population: Population,
+    users: Users,
+    requests: Counts,
+    random: np.random.Generator,
+    effect: Effect = NONE,
+    treated: npt.NDArray[np.bool_] | None = None,
+) -> Counts:
+    """How many of each user's ``requests`` take longer than 99 % do where nothing is planted.
+
+    Drawn on their own: they are not parts of the sum that :func:`observe` gives."""
+    factor = effect.latency if treated is None else np.where(treated, effect.latency, 1.0)
+    limit = population.latency_quantile_ms(SLOW)
+    return np.asarray(random.binomial(requests, population.slow_share(users.slowness * factor, limit)))
+
+
 def pre_period(population: Population, users: Users, random: np.random.Generator) -> Floats:
     """A covariate from a window before the experiment: clicks above those that the mean rate would give."""
     before = observe(population, users, random)
@@ -127,8 +161,8 @@ class Trace:
     """Many experiments, their users in order of arrival.
 
     ``treatment`` and ``control``: moments ``[E, L]`` of the users who are new at each look; and of each user
-    ``[E, L, U]``: ``treated``, whether they ``clicked`` at all, the ``covariate`` from before, and which share of
-    their requests fell back.
+    ``[E, L, U]``: ``treated``, whether they ``clicked`` at all, the ``covariate`` from before, and which shares of
+    their requests fell back and were slow.
     """
 
     treatment: UserMoments
@@ -137,6 +171,7 @@ class Trace:
     clicked: npt.NDArray[np.bool_]
     covariate: Floats
     fallback_share: Floats
+    slow_share: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +206,7 @@ def simulate(
     covariate = pre_period(population, users, random)
     treated = random.random(schedule.shape) < share
     seen = observe(population, users, random, effect, treated)
+    slow = slow_requests(population, users, seen.requests, random, effect, treated)
     figures = np.stack([seen.clicks, seen.requests, covariate, seen.latency_ms], axis=-1)
     return Trace(
         treatment=_moments(figures, treated),
@@ -179,6 +215,7 @@ def simulate(
         clicked=seen.clicks > 0,
         covariate=covariate,
         fallback_share=seen.fallbacks / seen.requests,
+        slow_share=slow / seen.requests,
     )
 
 
