@@ -102,7 +102,7 @@ bench-quality: setup ## every model on three datasets, on SEGUE_DATA (hours on t
 	$(BIN)/segue data fetch ml-100k
 	for dataset in ml-100k movielens-latest-small amazon-beauty; do \
 	  for step in $(EMBEDDED); do $(BIN)/segue step $$step --dataset $$dataset; done; \
-	  $(BIN)/segue bench quality --dataset $$dataset --seeds 3; done
+	  $(BIN)/segue bench quality --dataset $$dataset --seeds 3 --out benchmarks/results/quality.json; done
 	$(BIN)/python -m benchmarks.render
 
 bench-gates: setup ## false alarms and power of the online gates, on 2,000 simulated experiments (some minutes)

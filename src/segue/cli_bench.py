@@ -53,9 +53,7 @@ def quality(
     ] = "both",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="That trains and decodes")] = "cpu",
-    out: Annotated[
-        Path | None, typer.Option(help="Default: benchmarks/results/quality.json, or reports/<dataset>/")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: reports/<dataset>/quality.json")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
 ) -> None:
     """Train every model under one protocol and write one table, with intervals. What is finished is not repeated."""

@@ -35,7 +35,7 @@ def write_quality(
 
     ``rows`` are by seed, ``means`` over seeds, ``paired`` by user on the means; ``runs`` say how each dataset's were made.
     """
-    path = out or _default(workspace, world.dataset)
+    path = out or workspace.reports(world.dataset) / f"{NAME}.json"
     found = read_json(path) if path.is_file() else {}
     assert isinstance(found, dict)
     now: dict[str, list[dict[str, Any]]] = {
@@ -63,11 +63,6 @@ def write_quality(
         },
     )
     return path
-
-
-def _default(workspace: Workspace, dataset: str) -> Path:
-    results = workspace.root / "benchmarks" / "results"
-    return (results if results.is_dir() else workspace.reports(dataset)) / f"{NAME}.json"
 
 
 def _run(
