@@ -361,14 +361,18 @@ def test_an_unbound_model_says_so() -> None:
         model.encode(tiny.histories([1]))
 
 
-@pytest.mark.parametrize("code_tower", ["shared", "own", "content"])
+@pytest.mark.parametrize(
+    ("code_tower", "pooled"), [("shared", False), ("own", False), ("content", False), ("own", True)]
+)
 @torch.no_grad()
-def test_what_is_learnt_is_what_is_asked_when_serving(code_tower: str) -> None:
-    """The losses, from serving's own calls on each prefix of the histories."""
+def test_what_is_learnt_is_what_is_asked_when_serving(code_tower: str, pooled: bool) -> None:
+    """The losses, from serving's own calls on each prefix of the histories; each of the dense head's experts has its own."""
     bound = tiny.items(retired=(2,))
-    model = tiny.model(bound, tiny.SETTINGS.model_copy(update={"code_tower": code_tower}))
+    chosen = {"code_tower": code_tower, "pooled_tower": pooled}
+    model = tiny.model(bound, tiny.SETTINGS.model_copy(update=chosen))
     batch = tiny.histories([6, 1, 8])
-    code, dense = [], []
+    code: list[float] = []
+    dense: dict[str, list[float]] = {"dense": [], "pooled": []} if pooled else {"dense": []}
     for row, length in enumerate(batch.lengths.tolist()):
         for position in range(length):
             if not bound.active[target := int(batch.items[row, position])]:
@@ -380,11 +384,15 @@ def test_what_is_learnt_is_what_is_asked_when_serving(code_tower: str) -> None:
             )
             context = model.encode(before)
             code.append(-float(model.log_likelihood(context, torch.tensor([[target]]))))
-            scores = (model.user_vectors(context) @ model.item_vectors().T)[0]
-            dense.append(-float(scores.masked_fill(~bound.active, -torch.inf).log_softmax(dim=0)[target]))
+            users = model.user_vectors(context)[0].chunk(len(dense))
+            vectors = model.item_vectors().chunk(len(dense), dim=1)
+            for expert, user, items in zip(dense, users, vectors, strict=True):
+                scores = (items @ user).masked_fill(~bound.active, -torch.inf)
+                dense[expert].append(-float(scores.log_softmax(dim=0)[target]))
     loss = model.loss(batch)
     assert float(loss["code"]) == pytest.approx(sum(code) / len(code), abs=1e-4)
-    assert float(loss["dense"]) == pytest.approx(sum(dense) / len(dense), abs=1e-4)
+    for expert, values in dense.items():
+        assert float(loss[expert]) == pytest.approx(sum(values) / len(values), abs=1e-4)
 
 
 @torch.no_grad()

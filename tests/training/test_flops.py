@@ -9,9 +9,11 @@ from segue.training.flops import house_flops_per_token, house_table_flops, matmu
 from tests.generative import tiny
 
 
-@pytest.mark.parametrize("dense_weight", [0.0, 1.0])
-def test_the_estimate_is_what_torch_counts(dense_weight: float) -> None:
-    settings = tiny.SETTINGS.model_copy(update={"dense_weight": dense_weight, "dropout": 0.0})
+@pytest.mark.parametrize(("dense_weight", "pooled"), [(0.0, False), (1.0, False), (1.0, True)])
+def test_the_estimate_is_what_torch_counts(dense_weight: float, pooled: bool) -> None:
+    settings = tiny.SETTINGS.model_copy(
+        update={"dense_weight": dense_weight, "pooled_tower": pooled, "dropout": 0.0}
+    )
     model = tiny.model(tiny.items(), settings).train()
     batch = tiny.histories([8, 8, 8])
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -12,7 +12,9 @@ head shares the encoder and scores the whole catalogue by cosine, as in LIGER (Y
 (Rajput et al. 2023).
 
 Both heads may share one tower (item vectors and encoder), or the code head has one of its own, with or without
-identities: two experts, whose sum is worth more than either when they know items by different things.
+identities: two experts, whose sum is worth more than either when they know items by different things. The dense head may
+have a second expert besides, which pools a history instead of reading its order (:mod:`segue.generative.towers`): each is
+trained by its own cross entropy, and the dense score is the sum of both, a product of experts (Hinton 2002).
 
 Where context features are declared, each event carries what will be known of one when the model serves, and the state
 that speaks the context of the event to come: a request's own. Both are sums of embeddings that start at zero.
@@ -37,24 +39,16 @@ from torch import Tensor, nn
 from segue.decoding.trie import Trie, mixed_radix
 from segue.generative.binding import CodebookModel, learnable, mean_weights
 from segue.generative.contrastive import catalogue_cross_entropy
-from segue.generative.layers import (
-    TIME_BUCKETS,
-    ContextTables,
-    join_histories,
-    rotary_angles,
-    rotated,
-    time_bucket,
-    zero_embedding,
-)
+from segue.generative.layers import ContextTables, join_histories, zero_embedding
 from segue.generative.settings import GenerativeSettings
+from segue.generative.towers import Identities, PooledTower, Tower
 from segue.protocols import BoundItems, HistoryBatch
-from segue.training.ops import Dropout, causal_attention
+from segue.training.ops import Dropout
 
 if TYPE_CHECKING:
     from segue.data.context import Vocabulary
 
 _ALL_NODES = 16_384  # up to so many nodes at a depth, one matrix product beats gathering children in training
-_INITIAL = 0.02  # standard deviation of embeddings before training
 _ROWS = 256  # of a batch whose codes are scored at once on a CPU
 _NODES_A_CHILD = 64  # without gradients it does up to so many nodes for each child that is wanted
 
@@ -66,6 +60,7 @@ class HouseContext:
     histories: HistoryBatch
     state: Tensor  # [B, d] hidden state after the last event, for the dense head
     code_state: Tensor  # [B, d] for the code head: the same where they share a tower
+    pooled_state: Tensor | None  # [B, d] of the dense head's other expert, where it has one
 
     def __len__(self) -> int:
         return len(self.state)
@@ -80,6 +75,7 @@ class _Tables:
     code_raw: Tensor  # [N, d]: how the code head's tower reads them
     nodes: list[Tensor]  # L of [n_(d+1), d]
     parents: list[Tensor]  # L - 1 of [n_(d+1), d]: what the head is told of the prefix
+    pooled: Tensor | None  # [N, d] unit vectors: how the dense head's other expert reads and scores them
 
 
 class HouseModel(CodebookModel):
@@ -115,6 +111,7 @@ class HouseModel(CodebookModel):
             torch.full((len(self.level_sizes),), -math.log(settings.code_temperature))
         )
         self.count_weights = nn.Parameter(torch.ones(len(self.level_sizes)))
+        self.pooled = PooledTower(settings, content_dimensions) if settings.pooled_tower else None
         # What follows from the bound items alone.
         self._owners: list[Tensor] = []  # L of [n_(d+1)] int64: the parent of each node
         self._log_counts: list[Tensor] = []  # L of [n_(d+1)]: of the items below each node
@@ -129,7 +126,9 @@ class HouseModel(CodebookModel):
     def declare_context(self, vocabulary: Vocabulary) -> None:
         """Tables for its features, which add nothing until they are trained; no random number is drawn."""
         self.vocabulary = vocabulary
-        for tower in self._towers():
+        for tower in (self.tower, self.code_tower):
+            if tower is None:
+                continue
             tower.context = ContextTables(vocabulary, self.settings.dimensions).to(self.device)
 
     def _with_context(
@@ -158,8 +157,8 @@ class HouseModel(CodebookModel):
             tower.adopt(len(keys), seed=self.settings.seed * 2 + place)
         self._find_identities()
 
-    def _towers(self) -> list[Tower]:
-        return [self.tower] if self.code_tower is None else [self.tower, self.code_tower]
+    def _towers(self) -> list[Identities]:
+        return [tower for tower in (self.tower, self.code_tower, self.pooled) if tower is not None]
 
     def _find_identities(self) -> None:
         """Of the bound items, by their codes."""
@@ -215,7 +214,8 @@ class HouseModel(CodebookModel):
             for depth, (mean, table) in enumerate(zip(means, self.node_codes, strict=False))
         ]
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
-        return _Tables(raw, vectors, code_raw, [*nodes, means[-1]], parents)
+        pooled = None if self.pooled is None else self.pooled.items(content, self._identity)
+        return _Tables(raw, vectors, code_raw, [*nodes, means[-1]], parents, pooled)
 
     # The encoder.
 
@@ -225,15 +225,28 @@ class HouseModel(CodebookModel):
         hidden = self.tower.encode(batch, tables.raw)
         return hidden, hidden if self.code_tower is None else self.code_tower.encode(batch, tables.code_raw)
 
+    def _pooled(self, batch: HistoryBatch, tables: _Tables) -> Tensor | None:
+        """[B, T + 1, d] likewise, of the dense head's other expert."""
+        if self.pooled is None or tables.pooled is None:
+            return None
+        return self.pooled.encode(batch, tables.pooled)
+
     def encode(
         self,
         histories: HistoryBatch,
         context: Sequence[dict[str, str]] | None = None,
     ) -> HouseContext:
         batch = self._with_context(histories, context).to(self.device)
-        hidden, code_hidden = self._hidden(batch, self._tables())
+        tables = self._tables()
+        hidden, code_hidden = self._hidden(batch, tables)
+        pooled = self._pooled(batch, tables)
         rows = torch.arange(len(hidden), device=hidden.device)
-        return HouseContext(batch, hidden[rows, batch.lengths], code_hidden[rows, batch.lengths])
+        return HouseContext(
+            batch,
+            hidden[rows, batch.lengths],
+            code_hidden[rows, batch.lengths],
+            None if pooled is None else pooled[rows, batch.lengths],
+        )
 
     def append(self, context: HouseContext, events: HistoryBatch) -> HouseContext:
         """Recomputed over the newest ``max_length`` events, so it equals encoding the longer history."""
@@ -320,10 +333,12 @@ class HouseModel(CodebookModel):
     # The dense head.
 
     def user_vectors(self, context: HouseContext, prefix: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return self._user(context.state) / self.settings.dense_temperature
+        experts = [context.state] if context.pooled_state is None else [context.state, context.pooled_state]
+        return torch.cat([self._user(state) for state in experts], dim=-1) / self.settings.dense_temperature
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
-        vectors = self._tables().items
+        tables = self._tables()
+        vectors = tables.items if tables.pooled is None else torch.cat([tables.items, tables.pooled], dim=-1)
         return vectors if items is None else F.embedding(items, vectors)
 
     @staticmethod
@@ -333,12 +348,14 @@ class HouseModel(CodebookModel):
     # Training.
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
-        """``code``: NLL of the L codes; ``dense``: cross entropy over the catalogue; both in nats an
-        event."""
+        """``code``: NLL of the L codes; ``dense`` and, of the dense head's other expert, ``pooled``: cross entropies over the
+        catalogue; all in nats an event."""
         batch = self._with_context(batch, None).to(self.device)
         tables = self._tables()
         weights = mean_weights(learnable(self.trie, batch))
         hidden, code_hidden = (each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables))
+        pooled = self._pooled(batch, tables)
+        pooled = None if pooled is None else pooled[:, :-1].flatten(0, 1)
         targets = batch.items.flatten()
         if hidden.device.type == "cpu":
             # An accelerator scores padded positions too, weighted by zero, and waits for no count.
@@ -346,13 +363,18 @@ class HouseModel(CodebookModel):
             targets, weights = targets[real], weights[real]
             hidden = hidden[real]
             code_hidden = hidden if self.code_tower is None else code_hidden[real]
+            pooled = None if pooled is None else pooled[real]
         parts = {"code": (self._code_losses(code_hidden, targets, tables) * weights).sum()}
         total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
-            user = self._user(hidden) / self.settings.dense_temperature
-            losses = catalogue_cross_entropy(user, tables.items, self.active, targets)
-            parts["dense"] = (losses * weights).sum()
-            total = total + self.settings.dense_weight * parts["dense"]
+            experts = {"dense": (hidden, tables.items)}
+            if pooled is not None and tables.pooled is not None:
+                experts["pooled"] = pooled, tables.pooled
+            for name, (states, vectors) in experts.items():
+                user = self._user(states) / self.settings.dense_temperature
+                losses = catalogue_cross_entropy(user, vectors, self.active, targets)
+                parts[name] = (losses * weights).sum()
+                total = total + self.settings.dense_weight * parts[name]
         return {"total": total, **parts}
 
     def _code_losses(self, states: Tensor, targets: Tensor, tables: _Tables) -> Tensor:
@@ -388,101 +410,6 @@ def _rows_of(wanted: Tensor, keys: Tensor) -> Tensor:
         return torch.full_like(wanted, -1)
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     return torch.where(keys[place] == wanted, place, -1)
-
-
-class Tower(nn.Module):
-    """Item vectors, and the Transformer that reads histories of them.
-
-    Positions are rotary (Su et al. 2021), so relative: a prefix is read in training as it is when it is all there
-    is."""
-
-    def __init__(
-        self, settings: GenerativeSettings, coded: Sequence[int], content_dimensions: int, *, identities: bool
-    ) -> None:
-        super().__init__()
-        width = settings.dimensions
-        self.settings = settings
-        self.content = nn.Linear(content_dimensions, width)
-        self.codes = nn.ModuleList(zero_embedding(size, width) for size in coded)
-        self.identity = nn.Parameter(torch.zeros(0, width)) if identities else None
-        self.start = nn.Parameter(torch.randn(width) * _INITIAL)
-        self.gaps = nn.Embedding(TIME_BUCKETS, width)
-        self.blocks = nn.ModuleList(
-            _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(settings.dropout)
-        self.context: ContextTables | None = None
-        nn.init.normal_(self.gaps.weight, std=_INITIAL)
-
-    def adopt(self, count: int, *, seed: int) -> None:
-        """Fresh identities of ``count`` items."""
-        if self.identity is not None:
-            made = torch.randn(count, self.settings.dimensions, generator=torch.Generator().manual_seed(seed))
-            self.identity = nn.Parameter((made * _INITIAL).to(self.start.device))
-
-    def items(self, content: Tensor, codes: Tensor, identity: Tensor) -> Tensor:
-        """[N, d] of items with content [N, D], codes [N, L] and these rows [N] of the identities (-1: none)."""
-        total: Tensor = self.content(content * self.settings.content_scale).float()
-        for level, table in enumerate(self.codes):
-            total = total + table(codes[:, level])
-        if self.identity is None or not len(self.identity):
-            return total
-        known = identity >= 0
-        if self.training and self.settings.identity_dropout:
-            known = known & (torch.rand(len(known), device=known.device) >= self.settings.identity_dropout)
-        own = F.embedding(identity.clamp(min=0), self.identity)
-        return total + own * known.unsqueeze(-1)
-
-    def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
-        """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
-        gap = F.pad(batch.timestamps[:, 1:] - batch.timestamps[:, :-1], (1, 0))
-        events = F.embedding(batch.items, items) * math.sqrt(items.shape[1]) + self.gaps(time_bucket(gap))
-        events = self.told_of_events(events, batch)
-        hidden = torch.cat([self.start.expand(len(events), 1, -1).to(events.dtype), events], dim=1)
-        hidden = self.dropout(hidden)
-        rotation = rotary_angles(
-            hidden.shape[1], self.settings.dimensions // self.settings.heads, hidden.device
-        )
-        for block in self.blocks:
-            hidden = block(hidden, rotation)
-        return self.told_of_requests(self.norm(hidden), batch)
-
-    def told_of_events(self, events: Tensor, batch: HistoryBatch) -> Tensor:
-        """Events [B, T, d] with what is declared of their context."""
-        if self.context is None or batch.contexts is None:
-            return events
-        return events + self.context.of_events(batch.contexts)
-
-    def told_of_requests(self, states: Tensor, batch: HistoryBatch) -> Tensor:
-        """States [B, T + 1, d] with the context of what comes next."""
-        if self.context is None or batch.contexts is None:
-            return states
-        return states + self.context.of_requests(batch)
-
-
-class _Block(nn.Module):
-    """Pre-norm Transformer block."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.before_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.dropout = Dropout(dropout)
-
-    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        batch, length, width = hidden.shape
-        qkv = self.qkv(self.before_attention(hidden)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        # Padding is on the right, so causality alone keeps it out of every real position.
-        attended = causal_attention(rotated(query, rotation), rotated(key, rotation), value)
-        hidden = hidden + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)))
-        result: Tensor = hidden + self.dropout(self.mlp(self.before_mlp(hidden)))
-        return result
 
 
 class _CodeHead(nn.Module):

@@ -41,9 +41,10 @@ from torch import Tensor, nn
 
 from segue.errors import ConfigurationError, DataError
 from segue.generative.binding import draw, learnable
-from segue.generative.house import HouseContext, HouseModel, Tower
+from segue.generative.house import HouseContext, HouseModel
 from segue.generative.layers import TIME_BUCKETS, time_bucket
 from segue.generative.settings import GenerativeSettings
+from segue.generative.towers import Tower
 from segue.protocols import HistoryBatch
 from segue.training.ops import Dropout
 

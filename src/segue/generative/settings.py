@@ -59,6 +59,7 @@ class GenerativeSettings(Settings):
     code_tower: Literal["shared", "own", "content"] = (
         "shared"  # item vectors and encoder of the code head: the dense head's, its own, or its own without identities
     )
+    pooled_tower: bool = False  # whether the dense head has a second expert, which pools histories
     content_scale: float = Field(0.1, gt=0)  # of what an item's vector takes from content beside its identity
     identity_dropout: float = Field(
         0.2, ge=0, le=1
@@ -89,6 +90,8 @@ class GenerativeSettings(Settings):
                 f"dimensions {self.dimensions} must be a multiple of twice the heads ({self.heads}): "
                 "each head turns its numbers in pairs"
             )
+        if self.pooled_tower and self.dense_weight == 0:
+            raise ValueError("pooled_tower is part of the dense head: give dense_weight a value above 0")
         return self
 
 

@@ -79,6 +79,7 @@ class TigerModel(CodebookModel):
             "code_weight",
             "dense_weight",
             "code_tower",
+            "pooled_tower",
             "content_scale",
             "identity_dropout",
         }

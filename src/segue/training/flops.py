@@ -31,8 +31,10 @@ def house_flops_per_token(
         settings.layers * 2 * d * (length + 1)
     )  # every position against every one, as kernels count it
     head = len(nodes) * 5 * d * d + d * sum(nodes)  # two layers of width 2 d, one of d; a score a node
-    dense = d * items if settings.dense_weight > 0 else 0
-    return 6.0 * (towers * (blocks + attention) + head + dense) + coded_content
+    experts = 2 if settings.pooled_tower else 1
+    dense = experts * d * items if settings.dense_weight > 0 else 0
+    pooling = 4 * d * d + d * (length + 1) if settings.pooled_tower else 0  # an MLP of width 2 d, a mean
+    return 6.0 * (towers * (blocks + attention) + head + dense + pooling) + coded_content
 
 
 def house_table_flops(
@@ -40,7 +42,7 @@ def house_table_flops(
 ) -> float:
     """Training FLOPs of a step's projections: of every item's content, and of every node that has children."""
     d = settings.dimensions
-    towers = 1 if settings.code_tower == "shared" else 2
+    towers = (1 if settings.code_tower == "shared" else 2) + settings.pooled_tower
     return 6.0 * (towers * items * content_dimensions * d + sum(nodes[:-1]) * d * d)
 
 
