@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segue.benchmarking import counted, generated, sequential
+from segue.benchmarking import counted, ensembles, generated, sequential
 from segue.benchmarking.contender import Contender
 from segue.benchmarking.space import Space
 from segue.cascade.settings import EsasrecSettings, SasrecSettings, TwoTowerSettings
@@ -105,6 +105,14 @@ _ALL = (
         needs=("sasrec", "sasrec_content"),
     ),
     Contender(
+        name="sasrec_two_tower",
+        settings=ensembles.SasrecTwoTowerSettings,
+        defaults=lambda _: ensembles.SasrecTwoTowerSettings(),
+        fit=ensembles.fit_sasrec_two_tower,
+        code=(*_SEQUENTIAL, "benchmarking.ensembles"),
+        needs=("sasrec", "two_tower"),
+    ),
+    Contender(
         name="esasrec",
         settings=EsasrecSettings,
         defaults=sequential.esasrec_defaults,
@@ -137,8 +145,8 @@ _ALL = (
         code=(*_SEQUENTIAL, "cascade.cascade", "cascade.rank", "cascade.recall"),
         needs=("sasrec", "item_knn", "two_tower", "popularity"),
     ),
-    _generated("house", "house"),
-    _generated("hstu", "house", "hstu"),
+    _generated("house", "house", "towers"),
+    _generated("hstu", "house", "towers", "hstu"),
     _generated("tiger", "tiger"),
     _generated("cobra", "cobra"),
 )
