@@ -20,6 +20,8 @@ def test_retired_keys_are_read_beside_a_model_and_refused_in_parameters() -> Non
     with pytest.raises(ValidationError, match="batch_size"):
         CascadeSettings.model_validate(old)
     assert GenerativeSettings.stored({"batch_size": 16, "epochs": 3}).epochs == 3
+    assert not GenerativeSettings.stored({"epochs": 3}).pooled_tower  # from before there was such a tower
+    assert GenerativeSettings().pooled_tower
     before_other_models = {
         key: value for key, value in GenerativeSettings().model_dump().items() if key != "tiger"
     }

@@ -18,6 +18,9 @@ class Settings(BaseModel):
 
     retired: ClassVar[frozenset[str]] = frozenset()  # keys that earlier versions had and wrote beside a model
 
+    # What a key that earlier versions did not know stands for where it is not written beside a model.
+    absent: ClassVar[Mapping[str, Any]] = {}
+
     operational: ClassVar[frozenset[str]] = frozenset()  # keys that say how work is done, not what comes out
 
     def described(self) -> dict[str, Any]:
@@ -34,9 +37,10 @@ class Settings(BaseModel):
         """Settings as a version of Segue, this or an earlier one, wrote them beside a model or into a bundle.
 
         What serves must go on serving after an upgrade, so retired keys are dropped here; in ``params.yaml`` they
-        are refused, like any unknown key. Raises pydantic's ValidationError.
+        are refused, like any unknown key; a key of ``absent`` that is not there has the value that it stands for.
+        Raises pydantic's ValidationError.
         """
-        return cls.model_validate(_without_retired(cls, value))
+        return cls.model_validate({**cls.absent, **_without_retired(cls, value)})
 
 
 def _without_retired(model: type[Settings], value: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ SETTINGS = GenerativeSettings(
     epochs=2,
     threads=1,
     precision="fp32",
+    pooled_tower=False,  # one expert a head; tests/generative/test_towers.py has the other
 )
 
 

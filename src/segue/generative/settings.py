@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,6 +45,7 @@ class GenerativeSettings(Settings):
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
+    absent: ClassVar[Mapping[str, Any]] = {"pooled_tower": False}
     operational: ClassVar[frozenset[str]] = HOW_TRAINING_RUNS
 
     model: str = "house"  # house, tiger, hstu, cobra, or an entry point of segue.generative
@@ -59,7 +61,7 @@ class GenerativeSettings(Settings):
     code_tower: Literal["shared", "own", "content"] = (
         "shared"  # item vectors and encoder of the code head: the dense head's, its own, or its own without identities
     )
-    pooled_tower: bool = False  # whether the dense head has a second expert, which pools histories
+    pooled_tower: bool = True  # whether the dense head has a second expert, which pools histories
     content_scale: float = Field(0.1, gt=0)  # of what an item's vector takes from content beside its identity
     identity_dropout: float = Field(
         0.2, ge=0, le=1
