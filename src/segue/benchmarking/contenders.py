@@ -38,7 +38,7 @@ def _generated(name: str, *modules: str) -> Contender:
         defaults=generated.defaults(name),
         space=generated.space(name),
         fit=generated.fit_generative,
-        code=(*_GENERATED, *(f"generative.{module}" for module in modules)),
+        code=(*_GENERATED, "training.pooling", *(f"generative.{module}" for module in modules)),
         generative=True,
     )
 
@@ -78,7 +78,7 @@ _ALL = (
             {"dimensions": (64, 128)},
         ),
         fit=sequential.fit_two_tower,
-        code=(*_SEQUENTIAL, "cascade.two_tower"),
+        code=(*_SEQUENTIAL, "cascade.two_tower", "training.pooling"),
     ),
     Contender(
         name="sasrec",

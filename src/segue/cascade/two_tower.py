@@ -21,6 +21,7 @@ from segue.cascade.settings import TwoTowerSettings
 from segue.errors import ArtifactError
 from segue.protocols import HistoryBatch
 from segue.training.ops import full_softmax
+from segue.training.pooling import aged_mean
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -58,15 +59,10 @@ class TwoTower(nn.Module):
     def pooled_users(self, history: Tensor) -> Tensor:
         """[B, T, d] unit user vectors after each event of item vectors [B, T, d] (padded on the right).
 
-        Attention to an event is a score of the item minus a learned slope times its age in events (the
-        linear bias of ALiBi, Press et al. 2022); an MLP with a residual turns the pooled vector into the
-        user's.
+        An MLP with a residual turns the mean of the events, attended to by a score each and by age, into the user's
+        vector.
         """
-        steps = torch.arange(history.shape[1], device=history.device)
-        age = steps[:, None] - steps[None, :]
-        scores = self.attention(history).squeeze(-1)[:, None, :].float() - F.softplus(self.slope) * age
-        weights = scores.masked_fill(age < 0, float("-inf")).softmax(dim=-1)
-        pooled = weights.to(history.dtype) @ history
+        pooled = aged_mean(history, self.attention(history).squeeze(-1), self.slope)
         return F.normalize(pooled + self.user_mlp(pooled), dim=-1)
 
     def user_vectors(self, history: Tensor, lengths: Tensor) -> Tensor:

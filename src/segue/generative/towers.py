@@ -20,6 +20,7 @@ from segue.generative.layers import (
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import HistoryBatch
 from segue.training.ops import Dropout, causal_attention
+from segue.training.pooling import aged_mean
 
 _INITIAL = 0.02  # standard deviation of embeddings before training
 
@@ -130,16 +131,9 @@ class PooledTower(Identities):
         return F.normalize(self.identified(described, identity), dim=-1)
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
-        """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events.
-
-        Attention to an event is a score of its item minus a learned slope times its age in events (the linear bias of
-        ALiBi, Press et al. 2022)."""
+        """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
         history = F.embedding(batch.items, items)
-        steps = torch.arange(history.shape[1], device=history.device)
-        age = steps[:, None] - steps[None, :]
-        scores = self.attention(history).squeeze(-1)[:, None, :].float() - F.softplus(self.slope) * age
-        weights = scores.masked_fill(age < 0, -torch.inf).softmax(dim=-1)
-        pooled = weights.to(history.dtype) @ history
+        pooled = aged_mean(history, self.attention(history).squeeze(-1), self.slope)
         pooled = torch.cat([self.start.expand(len(pooled), 1, -1).to(pooled.dtype), pooled], dim=1)
         states: Tensor = pooled + self.mlp(pooled)
         return states
