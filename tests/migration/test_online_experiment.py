@@ -128,7 +128,7 @@ def test_pooled_periods_of_different_shares_show_no_effect_where_there_is_none(t
     exposures = pl.DataFrame(rows, schema=EXPOSURES, orient="row")
     attributed = attribute(exposures, pl.DataFrame(clicked, schema=FEEDBACK, orient="row"))
     counted = user_windows(
-        exposures, attributed, served=experiment.served, began_at=experiment.began_at, seconds=60.0
+        exposures, attributed, served=experiment.served, past=experiment.past, seconds=60.0
     )
     users = OnlineUsers(
         feedback=counted, serving=counted, assigned=dict(counted.group_by("arm").len().iter_rows())
