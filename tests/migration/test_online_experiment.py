@@ -128,7 +128,7 @@ def test_pooled_periods_of_different_shares_show_no_effect_where_there_is_none(t
     exposures = pl.DataFrame(rows, schema=EXPOSURES, orient="row")
     attributed = attribute(exposures, pl.DataFrame(clicked, schema=FEEDBACK, orient="row"))
     counted = user_windows(
-        exposures, attributed, served=experiment.served, began_at=experiment.began_at, seconds=60.0
+        exposures, attributed, served=experiment.served, past=experiment.past, seconds=60.0
     )
     users = OnlineUsers(
         feedback=counted, serving=counted, assigned=dict(counted.group_by("arm").len().iter_rows())
@@ -153,6 +153,27 @@ def test_another_recipe_begins_anew(tmp_path: Path) -> None:
     after = running(found)
     assert after.on_trial.facts.recipe == "R2"
     assert not before.served & after.served
+
+
+def test_lists_of_the_recipe_before_never_count_though_stage_paths_and_shares_are_the_same(
+    tmp_path: Path,
+) -> None:
+    """At stage full a recipe gives way to its canary, and the arms are again what they were."""
+    found = at_pilot(tmp_path, SETTINGS.model_copy(update={"holdback_share": 0.05}))
+    for target in (Target.HYBRID, Target.FULL):
+        found.advance(promote(target, CONTENDER), CONTENDER)
+    before = running(found)
+    other = bundle("D", model="M2", recipe="R2")
+    found.canary(promote(Target.REFRESH_RECIPE, other, "begins"), other)
+    found.refresh(promote(Target.REFRESH_RECIPE, other, "takes over"), other)
+    after = running(found)
+    assert [(arm.name, arm.path, arm.share) for arm in after.arms] == [
+        (arm.name, arm.path, arm.share) for arm in before.arms
+    ]
+    assert (after.entry, after.stage, after.on_trial.facts) == (before.entry, Stage.FULL, other)
+    assert {revision for revision, *_ in before.served} == {4}
+    assert {revision for revision, *_ in after.served} == {6}
+    assert after.identity != before.identity
 
 
 def test_a_canary_of_another_incumbent_goes_by_its_name(tmp_path: Path) -> None:

@@ -141,3 +141,25 @@ def test_a_crossing_lies_behind_the_last_sound_look(piloting: StateMachine) -> N
     crossing = watch.look()
     assert crossing is not None
     assert crossing.crossed_at == 1e9 + 5
+
+
+def test_a_sound_look_at_one_experiment_says_nothing_of_another(piloting: StateMachine) -> None:
+    """Gone back to, the pilot has users who counted long before the hybrid was found in order."""
+    guarded = Policy(requirements=(FALLBACKS,))
+    piloting.settings = SETTINGS.model_copy(update={"hybrid": guarded, "full": guarded})
+    piloting.advance(promote(Target.HYBRID, CONTENDER), CONTENDER)
+    came = {
+        Stage.HYBRID: online(users(400, "treatment")),
+        Stage.PILOT: online(users(400, "treatment", fallback=1.0)),
+    }
+    watch = Watcher(
+        piloting,
+        lambda experiment: Reader(experiment, came[experiment.stage]),
+        lambda _: About("toy", "s", "c"),
+        catalogue=lambda _: None,
+    )
+    assert watch.look() is None
+    piloting.rollback(actor="alice", reason="a drill")
+    crossing = watch.look()
+    assert crossing is not None
+    assert crossing.crossed_at == 1000.0

@@ -25,7 +25,7 @@ from segue.migration.deployment import read_current
 from segue.migration.gates import read_facts
 from segue.migration.ledger import Ledger
 from segue.migration.online import About, online_evidence
-from segue.migration.online_experiment import Experiment, running_experiment
+from segue.migration.online_experiment import Experiment, Past, running_experiment
 from segue.migration.online_users import OnlineUsers
 from segue.migration.policy import Status, evaluate
 from segue.migration.settings import MigrationSettings, OnlineSettings, Policy, Requirement
@@ -97,7 +97,7 @@ def test_what_is_counted_bit_by_bit_is_what_the_whole_store_says(
     monkeypatch.setattr("segue.serving.store.store.time", clock)
     experiment = running_experiment(at_pilot(tmp_path).state)
     assert experiment is not None
-    experiment = replace(experiment, began_at=1003.0)
+    experiment = replace(experiment, began_at=1003.0, past=Past(2, 1003.0))
     settings = OnlineSettings(window_seconds=4, late_seconds=2, serving_window_seconds=1)
     reader, second, ids = StoreReader(store, experiment, settings), None, []
     for number in range(120):

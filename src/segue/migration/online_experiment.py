@@ -5,11 +5,15 @@ on with it; another recipe, another stage, another path or another split of the 
 never count. Of the split because pooled periods with different shares compare the users of one period with those of the other
 (Simpson's paradox; Crook et al. 2009, "Seven pitfalls to avoid when running controlled experiments on the web", KDD),
 and what a share should be is no single number then.
+
+What a user did before may sharpen the figures (CUPED) only where no arm of the experiment can have moved it. Pilot, hybrid and
+full draw their users with one salt (docs/adr/0013): whoever is treated at hybrid may have been treated in the pilot. So the past
+ends not with the stage but with the salt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -38,12 +42,25 @@ class ExperimentArm:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """When a user's past ends: with the first revision whose salt is one that dealt out the users who count.
+
+    Before it the arms of now were not drawn yet, so what users were shown and did is the same in each but for chance. It was
+    shown under a revision before ``revision`` and had arrived before ``at``, seconds since 1970.
+    """
+
+    revision: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """``served`` holds every (revision, arm, bundle) whose exposures count; ``target`` names the policy that judges.
 
     ``entry``: the revision that entered the stage or canary; where the shares were changed since, exposures count from the
-    first revision on that dealt the users out as now, and ``began_at`` stays: what was shown in between is nobody's past.
-    ``began_at``: when it was entered, seconds since 1970. ``baseline`` is None where no arm is the cascade's.
+    first revision on that dealt the users out as now. ``began_at``: when it was entered, seconds since 1970. ``past``: what may
+    explain how users differ; what was shown after it and does not count is nobody's. ``baseline`` is None where no arm is the
+    cascade's.
     """
 
     entry: int
@@ -51,6 +68,7 @@ class Experiment:
     stage: Stage
     target: Target
     began_at: float
+    past: Past
     arms: tuple[ExperimentArm, ...]
     served: frozenset[tuple[int, str, str]]
     on_trial: ExperimentArm
@@ -77,9 +95,9 @@ class Experiment:
         return tuple(arm for arm in self.arms if arm.path is PathName.INTERLEAVED)
 
     @property
-    def identity(self) -> tuple[int, str, Split]:
+    def identity(self) -> tuple[int, str, Split, Past]:
         """Two looks at the ledger see the same experiment where this is equal, whatever was refreshed between them."""
-        return self.entry, self.on_trial.facts.recipe, _split(self.arms)
+        return self.entry, self.on_trial.facts.recipe, _split(self.arms), self.past
 
 
 def running_experiment(state: State) -> Experiment | None:
@@ -104,14 +122,16 @@ def running_experiment(state: State) -> Experiment | None:
     on_trial = _on_trial(arms)
     if on_trial is None:
         return None
+    served = frozenset(_served(state, current, entry))
     return Experiment(
         entry=entry,
         revision=current.revision,
         stage=current.stage,
         target=_target(current),
-        began_at=datetime.fromisoformat(state.revision(entry).deployment.at).timestamp(),
+        began_at=_seconds(state.revision(entry).deployment),
+        past=_past(state, {revision for revision, _, _ in served}),
         arms=arms,
-        served=frozenset(_served(state, current, entry)),
+        served=served,
         on_trial=on_trial,
     )
 
@@ -130,6 +150,17 @@ def _target(current: Deployment) -> Target:
     if current.canary is not None:
         return Target.CANARY_INCUMBENT if current.stage is Stage.CASCADE else Target.REFRESH_RECIPE
     return _NEXT[current.stage]
+
+
+def _past(state: State, counted: Collection[int]) -> Past:
+    """Of several salts (a canary that was abandoned leaves its own) the one that is in use for longest."""
+    salts = {state.revision(number).deployment.salt for number in counted}
+    first = next(one.deployment for one in state.revisions if one.deployment.salt in salts)
+    return Past(first.revision, _seconds(first))
+
+
+def _seconds(document: Deployment) -> float:
+    return datetime.fromisoformat(document.at).timestamp()
 
 
 def _split(arms: Iterable[Arm | ExperimentArm]) -> Split:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from segue.errors import DataError
+from segue.migration.deployment import HOLDBACK
 from segue.migration.online_experiment import Experiment, ExperimentArm
 from segue.migration.online_lists import coverage, diversity, share_of_items
 from segue.migration.online_users import CatalogueFacts, OnlineUsers
@@ -69,10 +70,13 @@ def _ctr(look: Look, arm: ExperimentArm, cutoff: int | None, confidence: float) 
 def _ctr_difference(
     look: Look, arm: ExperimentArm, baseline: ExperimentArm, cutoff: int | None, confidence: float
 ) -> ConfidenceSequence | None:
-    """Adjusted by the users' past clicks where anybody has a past."""
+    """Adjusted by the users' past clicks where anybody has a past that the arms cannot have moved."""
     del cutoff
     a, b = _clicks(look, arm), _clicks(look, baseline)
     has_past = bool(a.product[2, 2] > 0 or b.product[2, 2] > 0)
+    if baseline.name == HOLDBACK:
+        # Drawn by the lasting salt, not by the experiment's: every experiment before was shown to the others alone.
+        has_past = False
     try:
         return sequences.difference_of_arms(
             a, b, confidence=confidence, numerator=0, denominator=1, covariate=2 if has_past else None

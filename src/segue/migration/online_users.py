@@ -30,7 +30,7 @@ USER_WINDOWS: Final[dict[str, Any]] = {
     "clicks_generative": pl.Int64,  # clicks on items of interleaved lists, by team
     "clicks_cascade": pl.Int64,
     "first_items": pl.List(pl.String),  # the first list
-    # Before the experiment, with the feedback that had arrived by then: what explains how users differ.
+    # Before the arms were drawn, with the feedback that had arrived by then: what explains how users differ.
     "earlier_impressions": pl.Int64,
     "earlier_clicks": pl.Int64,
 }

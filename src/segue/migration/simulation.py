@@ -148,9 +148,17 @@ def slow_requests(
     return np.asarray(random.binomial(requests, population.slow_share(users.slowness * factor, limit)))
 
 
-def pre_period(population: Population, users: Users, random: np.random.Generator) -> Floats:
-    """A covariate from a window before the experiment: clicks above those that the mean rate would give."""
-    before = observe(population, users, random)
+def pre_period(
+    population: Population,
+    users: Users,
+    random: np.random.Generator,
+    effect: Effect = NONE,
+    treated: npt.NDArray[np.bool_] | None = None,
+) -> Floats:
+    """A covariate from a window before the experiment: clicks above those that the mean rate would give.
+
+    With an ``effect`` on who is ``treated`` it is none: the arms differed in that window already."""
+    before = observe(population, users, random, effect, treated)
     return np.asarray(
         before.clicks - population.ctr * population.reported * before.requests, dtype=np.float64
     )
@@ -200,11 +208,13 @@ def simulate(
     random: np.random.Generator,
     effect: Effect = NONE,
     share: float = 0.5,
+    past: Effect = NONE,
 ) -> Trace:
-    """Experiments whose treatment takes each user with probability ``share``."""
+    """Experiments whose treatment takes each user with probability ``share``. ``past``: what the treated met in the window that
+    the covariate is from, as where an earlier stage treated them."""
     users = draw_users(population, random, schedule.shape)
-    covariate = pre_period(population, users, random)
     treated = random.random(schedule.shape) < share
+    covariate = pre_period(population, users, random, past, treated)
     seen = observe(population, users, random, effect, treated)
     slow = slow_requests(population, users, seen.requests, random, effect, treated)
     figures = np.stack([seen.clicks, seen.requests, covariate, seen.latency_ms], axis=-1)

@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.blending.sources import team_of
+from segue.migration.online_experiment import Past
 from segue.migration.online_users import USER_WINDOWS
 from segue.serving.store.attribution import EXPOSURES, FEEDBACK, attribute, user_sums
 from segue.serving.store.windows import user_windows
 
 ITEMS = ("a", "b", "c")
 SERVED = {(2, "x", "new"), (2, "y", "new"), (3, "x", "newer")}
-# Another revision's, another bundle's, and the list of no deployment.
-NOT_SERVED = [(1, "x", "new"), (3, "y", "newer"), (2, "x", "old"), (2, None, "new")]
-BEGAN = 2.0
+# Another revision's, another bundle's, no arm's, and the list of no deployment.
+NOT_SERVED = [(1, "x", "new"), (3, "y", "newer"), (2, "x", "old"), (2, None, "new"), (None, None, "new")]
+PAST = Past(2, 2.0)
 TIMES = [0.0, 0.5, 1.9, 2.0, 2.5, 3.0, 4.0, 4.5, 6.0, 9.0]
 SOURCES = {"a": "cascade@1", "b": "generative@1+cascade@4", "c": "neither:cascade@9"}
 
@@ -28,7 +29,7 @@ def shown_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     rows = []
     for number in range(draw(st.integers(0, 7))):
         items = draw(st.lists(st.sampled_from(ITEMS), unique=True))
-        deployment, arm, bundle = draw(st.sampled_from([*sorted(SERVED) * 2, *NOT_SERVED]))
+        deployment, arm, bundle = draw(st.sampled_from([*sorted(SERVED) * 2, *NOT_SERVED, NOT_SERVED[0]]))
         rows.append(
             {
                 "sequence": number, "exposure_id": f"e{number}",
@@ -102,7 +103,7 @@ def plainly(
             return False
         return team_of(row["sources"][row["item_ids"].index(item)]) == name
 
-    past = [row for row in own if row["shown_at"] < BEGAN and row not in lists]
+    past = [row for row in own if row["shown_at"] < PAST.at and row["deployment"] in (None, 1)]
     return {
         "user_hash": user, "arm": first["arm"], "deployment": first["deployment"],
         "first_exposed_at": first["shown_at"], "closes_at": closes,
@@ -115,7 +116,7 @@ def plainly(
         "clicks_cascade": sum(team(*pair, "cascade") for pair in clicks),
         "first_items": first["item_ids"],
         "earlier_impressions": sum(len(row["item_ids"]) for row in past),
-        "earlier_clicks": len(clicked(past, BEGAN)),
+        "earlier_clicks": len(clicked(past, PAST.at)),
     }  # fmt: skip
 
 
@@ -134,9 +135,7 @@ def test_windows_are_those_of_the_plain_reference(
     random.shuffle(mixed)
     exposures = pl.DataFrame(mixed, schema=EXPOSURES, orient="row")
     attributed = attribute(exposures, pl.DataFrame(given, schema=FEEDBACK, orient="row"))
-    found = user_windows(
-        exposures, attributed, served=SERVED, began_at=BEGAN, seconds=seconds, late_seconds=late
-    )
+    found = user_windows(exposures, attributed, served=SERVED, past=PAST, seconds=seconds, late_seconds=late)
     assert dict(found.schema) == USER_WINDOWS
     expected = [row for user in ("u", "v") if (row := plainly(shown, given, user, seconds, late)) is not None]
     assert [row | {"latencies_ms": sorted(row["latencies_ms"])} for row in found.to_dicts()] == [
@@ -153,7 +152,7 @@ def test_a_window_without_end_holds_the_sums_of_the_store(
     one_arm = [row | {"arm": "x", "deployment": 2, "bundle": "new"} for row in shown]
     exposures = pl.DataFrame(one_arm, schema=EXPOSURES, orient="row")
     attributed = attribute(exposures, pl.DataFrame(given, schema=FEEDBACK, orient="row"))
-    found = user_windows(exposures, attributed, served=SERVED, began_at=BEGAN, seconds=1e6)
+    found = user_windows(exposures, attributed, served=SERVED, past=PAST, seconds=1e6)
     sums = user_sums(exposures, attributed)
     names = ["user_hash", "exposures", "impressions", "fallbacks", "clicks", "exposures_clicked"]
     assert found.select(names).equals(sums.select(names))

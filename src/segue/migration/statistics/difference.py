@@ -49,11 +49,13 @@ def cuped_difference(
     difference is least: theta = Σ_arm cov(z, x) / n over Σ_arm var(x) / n, z the user's linearised
     contribution, so that a ratio metric is adjusted alike.
 
-    **Assumption**: the covariate was fixed before the user's first exposure. Then its means differ between the
-    arms by chance alone, by O(sqrt(log log n / n)), theta_n - theta is of that order too, and their product is
-    o(sqrt(log log n / n)): the sequence of estimates has the same strong approximation as with the true theta,
-    which is what an asymptotic confidence sequence asks of it (Waudby-Smith et al. 2024, section 3). A
-    covariate that the treatment moves biases the difference; :func:`covariate_gap` shows it.
+    **Assumption**: the covariate was fixed before the arms were drawn, so before anything that one of them shows and the
+    other does not, in an earlier stage too. Then its means differ between the arms by chance alone, by
+    O(sqrt(log log n / n)), theta_n - theta is of that order too, and their product is o(sqrt(log log n / n)): the
+    sequence of estimates has the same strong approximation as with the true theta, which is what an asymptotic
+    confidence sequence asks of it (Waudby-Smith et al. 2024, section 3). A covariate that the treatment moves biases the
+    difference by theta times what was moved. :func:`covariate_gap` shows it once that is larger than chance, which is
+    later than the bias is larger than the interval: no test takes the place of the assumption.
     """
     first, second = arm_estimate(a, numerator, denominator), arm_estimate(b, numerator, denominator)
     shared, spread, squared_error = [], [], np.zeros_like(first.value)

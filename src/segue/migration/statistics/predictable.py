@@ -12,6 +12,9 @@ contextual bandits"). Bad guesses cost width, never validity. One sequence takes
 2.3 times fewer users where the arms are equal in size. Here g is the arm's running mean plus a running regression on the
 covariate, which makes this the bounded form of CUPED (Deng et al. 2013) with a coefficient that is estimated predictably.
 
+No gate uses it: it rests on the planned probability, a gate's figure must not (docs/statistics.md). It is for analyses, and the
+benchmark's rows.
+
 **Assumptions**: users in order of assignment, the probability constant and as planned (the sample-ratio test watches it),
 figures in [0, 1]. Not for a share that was changed while the experiment ran.
 """

@@ -6,6 +6,7 @@ Each takes users whose window has closed (``docs/statistics.md``) and gives one 
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from segue.migration.statistics.interval import ConfidenceSequence, Floats, Form
 from segue.migration.statistics.linearised import arm_estimate
 from segue.migration.statistics.moments import UserMoments
 
-_GAP_P = 1e-4  # below it, the arms' covariates do not differ by chance
+GAP_P: Final = 1e-4  # below it, the arms' covariates do not differ by chance
 
 
 def bounded_mean(
@@ -123,7 +124,7 @@ def _refuse_moved_covariate(
         gap.value,
         gap.standard_error,
         gap.n,
-        confidence=1.0 - _GAP_P,
+        confidence=1.0 - GAP_P,
         smaller_arm=gap.smaller_arm,
         optimised_for=optimised_for,
         minimum_users=minimum_users,

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import polars as pl
 
-from segue.migration.online_experiment import Experiment
+from segue.migration.online_experiment import Experiment, Past
 from segue.migration.online_users import USER_WINDOWS
 from segue.migration.settings import OnlineSettings
 
@@ -23,7 +23,7 @@ def user_windows(
     attributed: pl.DataFrame,
     *,
     served: Collection[tuple[int, str, str]],
-    began_at: float,
+    past: Past,
     seconds: float,
     late_seconds: float = 0.0,
 ) -> pl.DataFrame:
@@ -33,8 +33,8 @@ def user_windows(
         exposures: all exposures of these users (:data:`segue.serving.store.attribution.EXPOSURES`).
         attributed: their feedback, joined by :func:`segue.serving.store.attribution.attribute`.
         served: (deployment, arm, bundle) of the lists that count.
-        began_at: what else was shown and had arrived before is the user's past. A list that counts is never part of it,
-            whatever the clocks of two machines say: it would explain itself away.
+        past: what was shown and had arrived before it ended is the user's past. A list of a revision since is never part of
+            it, whatever the clocks of two machines say: what the arms do to their users would explain itself away.
         seconds: how long lists are counted from the first one on; 0: it alone.
         late_seconds: how long after that feedback may arrive.
 
@@ -74,12 +74,9 @@ def user_windows(
             *(pl.col(name).sum() for name in ("clicks", *(f"clicks_{team}" for team in TEAMS))),
         )
     )
-    past = _past(
-        exposures.join(lists.select("exposure_id"), on="exposure_id", how="anti"), attributed, began_at
-    )
     return (
         first.join(sums, on="user_hash")
-        .join(past, on="user_hash", how="left")
+        .join(_earlier(exposures, attributed, past), on="user_hash", how="left")
         .with_columns(pl.col("earlier_impressions", "earlier_clicks").fill_null(0))
         .select(pl.col(name).cast(dtype) for name, dtype in USER_WINDOWS.items())
         .sort("user_hash")
@@ -94,7 +91,7 @@ def feedback_windows(
         exposures,
         attributed,
         served=experiment.served,
-        began_at=experiment.began_at,
+        past=experiment.past,
         seconds=settings.window_seconds,
         late_seconds=settings.late_seconds,
     )
@@ -108,7 +105,7 @@ def serving_windows(
         exposures,
         attributed,
         served=experiment.served,
-        began_at=experiment.began_at,
+        past=experiment.past,
         seconds=settings.serving_window_seconds,
     )
 
@@ -158,11 +155,15 @@ def _clicks(counted: pl.DataFrame, attributed: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _past(exposures: pl.DataFrame, attributed: pl.DataFrame, began_at: float) -> pl.DataFrame:
-    """Of each user: items shown before ``began_at``, and those whose click had arrived by then."""
-    earlier = exposures.filter(pl.col("user_hash").is_not_null() & (pl.col("shown_at") < began_at))
+def _earlier(exposures: pl.DataFrame, attributed: pl.DataFrame, past: Past) -> pl.DataFrame:
+    """Of each user: items shown before the ``past`` ended, and those whose click had arrived by then."""
+    earlier = exposures.filter(
+        pl.col("user_hash").is_not_null()
+        & (pl.col("shown_at") < past.at)
+        & (pl.col("deployment").is_null() | (pl.col("deployment") < past.revision))
+    )
     clicked = (
-        attributed.filter((pl.col("kind") == "click") & (pl.col("received_at") < began_at))
+        attributed.filter((pl.col("kind") == "click") & (pl.col("received_at") < past.at))
         .select(exposure_id="attributed_to", item_id="item_id")
         .unique()
         .group_by("exposure_id")
