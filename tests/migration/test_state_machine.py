@@ -276,6 +276,33 @@ def test_another_recipe_comes_by_way_of_a_canary(moves: StateMachine) -> None:
     assert done.deployment.recipe == "R2"
 
 
+@pytest.mark.parametrize("way", ["guardrail", "rollback", "abandon"])
+def test_a_canary_that_was_ended_does_not_begin_again_with_tomorrows_bundle(
+    moves: StateMachine, way: str
+) -> None:
+    for target in (Target.PILOT, Target.HYBRID, Target.FULL):
+        moves.advance(decision(target, B, online()), B)
+    before = moves.state.serving
+    moves.canary(promote(Target.CANARY, D), D)
+    if way == "abandon":
+        moves.abandon(actor="ann", reason="clicks fell")
+    else:
+        moves.rollback(actor="segue", reason="clicks fell", experiment=way == "guardrail")
+    assert moves.state.serving.arms == before.arms
+    tomorrow, other = bundle("D2", model="M3", recipe="R2"), bundle("E", model="M4", recipe="R3")
+    again = moves.canary(promote(Target.CANARY, tomorrow), tomorrow)
+    assert "recipe R2 was taken out of canary by revision 6" in again.message
+    concluded = moves.refresh(promote(Target.REFRESH_RECIPE, tomorrow), tomorrow)
+    assert "recipe R2 was taken out of refresh_recipe by revision 6" in concluded.message
+    # What serves, and what nobody left, is as welcome as before.
+    assert moves.refresh(decision(Target.REFRESH_DATA, B2), B2).changed
+    assert moves.canary(promote(Target.CANARY, other), other).changed
+    moves.abandon(actor="ann", reason="not now")
+    # By name the recipe comes back, and then it is barred from nothing.
+    assert moves.override(tomorrow, Target.REFRESH_RECIPE, actor="ann", reason="the logs were wrong").changed
+    assert [target for target, recipe in moves.state.barred_recipes if recipe == "R2"] == []
+
+
 def test_another_incumbent_comes_by_way_of_a_canary_at_stage_cascade(moves: StateMachine) -> None:
     moves.shadow(decision(Target.SHADOW, B), B)
     with pytest.raises(Refused, match="by way of a canary"):

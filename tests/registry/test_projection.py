@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segue.errors import StateError
 from segue.migration.apply import Deployer
 from segue.migration.decide import Target
 from segue.migration.settings import MigrationSettings
@@ -122,6 +123,41 @@ def test_champion_moved_back_is_a_rollback_without_a_gate(moves: StateMachine, s
     [(_, change)] = answer_requests(shelf, moves, deployer(moves, B, body(B)))
     assert change.deployment is not None
     assert (change.deployment.restores, change.deployment.bundles) == (1, ("A",))
+
+
+def test_champion_moved_to_a_bundle_that_was_left_is_put_back_with_the_reason(
+    moves: StateMachine, shelf: Shelf
+) -> None:
+    """Every later run would stumble over the same alias."""
+    moves.advance(decision(Target.PILOT, B), B)
+    fresh = bundle("B2")
+    moves.refresh(decision(Target.REFRESH_DATA, fresh), fresh)
+    moves.rollback(actor="ann", reason="wrong prices")
+    project(shelf, moves)
+    shelf.set_alias("champion", "B2")
+    [(_, change)] = answer_requests(shelf, moves, deployer(moves, B, body(B)))
+    assert not change.changed
+    assert "only an override brings back what it served" in shelf.tags["B2", "segue.refused.champion"]
+    assert project(shelf, moves)
+    assert shelf.shown["champion"] == "B"
+    assert answer_requests(shelf, moves, deployer(moves, B, body(B))) == []
+    assert [row.payload["followed"] for row in moves.ledger.rows() if row.kind == "request"] == [False]
+
+
+def test_a_ledger_that_cannot_be_written_is_no_answer_to_a_request(
+    moves: StateMachine, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    project(shelf, moves)
+    shelf.set_alias("champion", "A")
+
+    def away(*_: object, **__: object) -> None:
+        raise StateError("the database is away")
+
+    monkeypatch.setattr(moves.ledger, "append", away)
+    with pytest.raises(StateError, match="is away"):
+        answer_requests(shelf, moves, deployer(moves, B, body(B)))
+    assert not any("refused" in key for _, key in shelf.tags)
 
 
 def test_what_a_guardrail_ended_is_not_begun_again_by_an_alias(moves: StateMachine, shelf: Shelf) -> None:

@@ -9,12 +9,16 @@ from typing import Final
 
 from segue.errors import StateError
 from segue.migration.approval import Proposal
-from segue.migration.decide import Decision
+from segue.migration.decide import Decision, Target
 from segue.migration.deployment import BundleFacts, Deployment
 from segue.migration.ledger import Revision, Row, revisions_of
 from segue.schema import Stage
 
 STAGES: Final = tuple(Stage)
+CANARY_TARGETS: Final = (
+    Target.CANARY,
+    Target.REFRESH_RECIPE,
+)  # by which another recipe begins and is concluded
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class State:
                     recipes.update(dict.fromkeys(map(_pair, payload["recipes"]), by))
                 case "override":
                     bundles.pop(payload["bundle"], None)
-                    recipes.pop((payload["target"], payload["recipe"]), None)
+                    for target in _lifted(payload["target"]):
+                        recipes.pop((target, payload["recipe"]), None)
                 case "projection":
                     aliases = payload["aliases"]
                 case "proposal":
@@ -180,6 +185,13 @@ class State:
 def enters(event: str) -> bool:
     """Whether the event enters a stage beyond cascade."""
     return event == "advance" or event in {f"override_{stage.value}" for stage in STAGES[1:]}
+
+
+def _lifted(target: str) -> tuple[str, ...]:
+    """From which targets an override lifts the bar on its recipe."""
+    if target == Target.REFRESH_RECIPE:
+        return tuple(one.value for one in CANARY_TARGETS)
+    return (target,)
 
 
 def _pair(value: Sequence[str]) -> tuple[str, str]:

@@ -2,14 +2,15 @@
 
 An event reads the ledger, computes the next document (:mod:`segue.migration.events`, one module each), and writes
 it with what goes with it in one transaction. What a decision allows is done at most once; a repeated or revoked
-decision changes nothing and says so. Three rules go beyond the plain table of events
+decision changes nothing and says so. Four rules go beyond the plain table of events
 (docs/adr/0003-shadow-contender.md):
 
 * ``shadow``: at stage cascade a contender whose serving check passed may run in shadow, so that it can be
   previewed while its pilot is on HOLD.
 * Leaving a stage by rollback, demotion or abandonment also bars the *recipe* from that stage: a new
   measurement of it gives a new decision hash, and must not undo what a person or a guardrail did.
-* Leaving a refresh bars its *bundle*, for the same reason. Only an override lets either in again.
+* Leaving a canary of another recipe bars the recipe too: tomorrow's bundle of it must not begin another one by itself.
+* Leaving a refresh bars its *bundle*, for the same reason. Only an override lets any of them in again.
 
 Where the settings ask for a second person, what goes forward is proposed and does nothing until it is called again with
 an ``approver`` (:mod:`segue.migration.approval`).

@@ -12,7 +12,8 @@ from segue.migration.deployment import Deployment
 from segue.migration.ledger import Entry
 from segue.migration.salts import lasting_salt
 from segue.migration.settings import MigrationSettings
-from segue.migration.state import State, enters
+from segue.migration.state import CANARY_TARGETS, State, enters
+from segue.schema import Stage
 
 _CARRIED_ON: Final = ("stage", "scenario", "arms", "shadow", "blend", "recipe")
 
@@ -100,6 +101,10 @@ def _revocation(state: State, leaves: Sequence[int], after: Deployment) -> Entry
         else:
             earlier = set(state.revision(number - 1).deployment.bundles) if number > 1 else set()
             bundles.update(set(left.deployment.bundles) - earlier)
+        canary = left.deployment.canary
+        if left.event == "canary" and canary is not None and left.deployment.stage is not Stage.CASCADE:
+            # Every night makes another bundle of the same recipe. (Another incumbent's canary is barred by its incumbent.)
+            recipes.update((target.value, state.facts[canary.bundle].recipe) for target in CANARY_TARGETS)
     # A revision that is left may have brought again what serves now; what serves is not barred.
     bundles.difference_update(after.bundles)
     if after.recipe is not None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segue.canonical import short
-from segue.errors import StateError
 from segue.migration.arms import moved, shadow_of
-from segue.migration.change import Change, Draft, require_who_and_why
+from segue.migration.change import Change, Draft, Refused, require_who_and_why
 from segue.migration.decide import Decision
 from segue.migration.deployment import Deployment
 from segue.migration.settings import MigrationSettings
@@ -25,7 +24,7 @@ def rollback(
     to: int | None,
     decision: Decision | None,
 ) -> Draft | Change:
-    """Raises StateError where no good revision is before, or nobody says who and why.
+    """Raises Refused where no good revision is before, StateError where nobody says who and why.
 
     By default the newest change is undone, exactly: stage, arms and their bundles are again what they were
     before it; the contender that an advance had brought goes on in shadow. ``experiment`` (a guardrail was
@@ -40,15 +39,15 @@ def rollback(
         return Change(f"no change: decision {decision.short} was applied by revision {by}")
     if to is not None:
         if not 1 <= to < current.revision:
-            raise StateError(f"revision {to} is not one before {current.revision}")
+            raise Refused(f"revision {to} is not one before {current.revision}")
         if (fault := _fault(state, to, on=None)) is not None:
-            raise StateError(f"revision {to} {fault}: only an override brings back what it served")
+            raise Refused(f"revision {to} {fault}: only an override brings back what it served")
         return _restored(
             state, settings, to, leaves=range(to + 1, current.revision + 1), actor=actor, reason=reason
         )
     leaving = state.entry(current.revision) if experiment else state.origin(current.revision)
     if leaving is None:
-        raise StateError(f"no experiment runs at revision {current.revision}: there is nothing to leave")
+        raise Refused(f"no experiment runs at revision {current.revision}: there is nothing to leave")
     entered = enters(state.revision(leaving).event)
     for number in range(leaving - 1, 0, -1):
         newest = _newest_good(state, number) if entered else None
@@ -65,7 +64,7 @@ def rollback(
                 shadow_on=newest,
                 decision=decision,
             )
-    raise StateError(f"revision {current.revision} has no good revision before it to roll back to")
+    raise Refused(f"revision {current.revision} has no good revision before it to roll back to")
 
 
 def _restored(
