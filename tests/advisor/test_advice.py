@@ -186,9 +186,16 @@ def test_every_plan_loads_over_the_profile_and_lints(
             assert one.margin == 180.0
         else:
             assert one == was.model_copy(update={"path": one.path})
+    # Most users get a path of which the pilot shows nothing: it is measured offline.
+    before_hybrid = {one.path for one in loaded.hybrid.requirements if one.kind == "offline"}
+    assert before_hybrid == {row.hybrid_path.value}
     assert loaded.refresh_data == settings.refresh_data  # nothing else is touched
     for policy, served in ((loaded.hybrid, loaded.pilot_path), (loaded.full, loaded.hybrid_path)):
-        about = {one.path for one in policy.requirements if one.metric != "interleaving_preference"}
+        about = {
+            one.path
+            for one in policy.requirements
+            if one.kind == "online" and one.metric != "interleaving_preference"
+        }
         assert about == {served}  # what the stage before serves is what can be measured
 
 

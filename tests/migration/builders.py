@@ -13,6 +13,7 @@ from segue.migration.gates import gate
 from segue.migration.ledger import Ledger
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.state_machine import StateMachine
+from segue.schema import PathName
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 INCUMBENT = "incumbent-1"
@@ -76,6 +77,7 @@ SETTINGS = MigrationSettings(
     # As in the walk of the contracts: two arms. tests/migration/test_arms.py has the others.
     holdback_share=0.0,
     interleaved_share=0.0,
+    hybrid_path=PathName.GENERATIVE,  # the pilot's, which the evidence above is about
 )
 
 

@@ -136,6 +136,51 @@ def test_a_decision_on_other_evidence_is_refused(moves: StateMachine) -> None:
         Deployer(moves, Offer(B, [*body(B), online()], {Target.PILOT: stale}), moment=lambda: NOON)
 
 
+def test_a_pilot_of_a_path_that_nothing_was_asked_about_is_held_with_the_reason(tmp_path: Path) -> None:
+    """The linter says so too, but the linter is a command: the deployment is what must not do it."""
+    rules = MigrationSettings.model_validate({**SETTINGS.model_dump(), "pilot_path": "blended"})
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    report = deployer(moves, B, body(B)).run()
+    assert stage_of(moves) is Stage.CASCADE
+    assert report.lines[1].startswith(
+        "pilot HOLD: no change: pilot asks for no offline evidence about blended"
+    )
+
+
+def test_a_decision_does_not_let_another_path_serve_than_it_was_about(moves: StateMachine) -> None:
+    """Decided about the generative path; by the time that it acts the settings name the blend, the policy being the same."""
+    found = body(B)
+    decided = gate(Target.PILOT, found, B, SETTINGS)
+    assert decided.outcome is Outcome.PROMOTE
+    moves.settings = MigrationSettings.model_validate({**SETTINGS.model_dump(), "pilot_path": "blended"})
+    late = Deployer(moves, Offer(B, found, {Target.PILOT: decided}), moment=lambda: NOON)
+    change = late.apply(Target.PILOT)
+    assert not change.changed
+    assert (
+        "at this moment its evidence says HOLD: pilot asks for no offline evidence about blended"
+        in change.message
+    )
+
+
+def test_most_users_are_not_served_what_the_pilot_did_not_measure(tmp_path: Path) -> None:
+    rules = MigrationSettings.model_validate({**SETTINGS.model_dump(), "hybrid_path": "blended"})
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    deployer(moves, B, body(B)).run()
+    report = deployer(moves, B, body(B, online())).run()
+    assert stage_of(moves) is Stage.PILOT
+    assert any("hybrid asks for no offline evidence about blended" in line for line in report.lines)
+
+
+def test_a_broken_guardrail_rolls_back_whatever_is_wrong_with_the_paths(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    moves.settings = MigrationSettings.model_validate({**SETTINGS.model_dump(), "hybrid_path": "blended"})
+    harm = online(estimate=-0.1, low=-0.2, high=-0.05)
+    deployer(moves, B, body(B, harm)).run()
+    assert stage_of(moves) is Stage.CASCADE
+
+
 def test_another_incumbent_is_told_and_begins_as_a_canary(moves: StateMachine) -> None:
     deployer(moves, B, [evidence(estimate=0.0, low=-0.02, high=0.02), serving("B")]).run()
     stranger = bundle("S", incumbent="incumbent-2")
@@ -336,4 +381,26 @@ def test_a_model_that_cannot_be_loaded_enters_no_stage_and_no_shadow(moves: Stat
     assert asked
     # The same offer with a model that loads: nothing else stood in its way.
     ready.run()
+    assert stage_of(moves) is Stage.PILOT
+
+
+def test_a_retrained_model_that_cannot_be_loaded_replaces_none(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    retrained = bundle("C", model="M2")
+    ready = deployer(moves, retrained, body(retrained), refresh=Target.REFRESH_RETRAIN, hold=None)
+    why = "the generative model of bundle C cannot be loaded"
+    refusing = Deployer(moves, ready.offer, moment=lambda: NOON, unreadable=lambda: why)
+    assert f"refresh_retrain PROMOTE: no change: {why}" in refusing.run().message
+    assert moves.state.serving.bundles == ("B",)
+    ready.run()
+    assert moves.state.serving.bundles == ("C",)
+
+
+def test_a_guardrail_of_another_recipe_ends_no_experiment(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    other = bundle("D", model="M3", recipe="R2")
+    harm = online(estimate=-0.1, low=-0.2, high=-0.05, recipe_a="R2")
+    run = deployer(moves, other, body(other, harm))
+    assert run.decisions[Target.HYBRID].outcome is Outcome.ROLLBACK
+    assert "the recipe whose guardrail was crossed serves nobody" in run.run().message
     assert stage_of(moves) is Stage.PILOT

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segue.errors import StateError
 from segue.migration.approval import Proposal
+from segue.migration.change import Change
 from segue.migration.decide import Target
+from segue.migration.ledger import Entry
 from segue.migration.settings import MigrationSettings, Policy
 from segue.migration.state_machine import StateMachine
 from segue.schema import Stage
@@ -27,6 +30,7 @@ from tests.migration.builders import (
 )
 from tests.migration.test_apply import deployer, stage_of
 
+PATHS = ("rerank", "blended")
 A, B, B2 = bundle("A", model=None), bundle("B"), bundle("B2")
 FOUR_EYES = MigrationSettings.model_validate({**SETTINGS.model_dump(), "approval": "second_person"})
 
@@ -69,6 +73,83 @@ def test_a_promote_waits_and_acts_once_somebody_else_approves(moves: StateMachin
     assert [row.payload["actor"] for row in moves.ledger.rows() if row.kind == "approval"] == ["bob"]
     with pytest.raises(StateError, match=r"not approved: .* is about pilot, and the stage is pilot"):
         deployer(moves, B, body(B)).approve(proposal, "bob")
+
+
+@pytest.mark.parametrize("override", [False, True])
+@pytest.mark.parametrize(
+    ("change", "now"),
+    [
+        ({"pilot_share": 0.9}, "treatment 90 % generative"),
+        ({"pilot_path": "rerank"}, "treatment 5 % rerank"),
+        ({"scenarios": ["home"], "scenario": "home"}, "scenario home"),
+        ({"blend": {"cascade": 0.1, "generative": 0.9}}, "'generative': 0.9"),
+    ],
+)
+def test_what_was_not_proposed_is_not_approved(
+    tmp_path: Path, change: dict[str, Any], now: str, override: bool
+) -> None:
+    """Share, path, blend and scenario come from the parameters, which may be edited while a proposal waits."""
+    blended = {"pilot_path": "blended"} if "blend" in change else {}
+    asked = [
+        *SETTINGS.pilot.requirements,
+        *(one.model_copy(update={"path": path}) for one in SETTINGS.pilot.requirements for path in PATHS),
+    ]
+    before = MigrationSettings.model_validate(
+        {**FOUR_EYES.model_dump(), "pilot": Policy(requirements=tuple(asked)), **blended}
+    )
+    found = [
+        *body(B),
+        *(one.model_copy(update={"path_a": path}) for one in body(B) for path in PATHS),
+    ]
+
+    def act(rules: MigrationSettings, approver: str | None) -> Change:
+        moves = StateMachine(ledger(tmp_path), rules, user="ann")
+        if override:
+            return moves.override(B, Target.PILOT, actor="ann", reason="now", approver=approver)
+        run = deployer(moves, B, found)
+        return run.approve(waiting(moves), approver) if approver else run.apply(Target.PILOT)
+
+    StateMachine(ledger(tmp_path), before).bootstrap(A)
+    told = act(before, None).message
+    assert told.startswith("proposed")
+    assert f"treatment 5 % {'blended' if blended else 'generative'}" in told
+    edited = MigrationSettings.model_validate({**before.model_dump(), **change})
+    with pytest.raises(StateError, match=r"was proposed as stage pilot: .* by now it would be") as refused:
+        act(edited, "bob")
+    assert now in str(refused.value).partition("by now it would be")[2]
+    # Proposed again it waits as what it is by now, in place of what it was, and that is what the approver gets.
+    again = act(edited, None).message
+    assert now in again.partition("in place of")[0]
+    done = act(edited, "bob").deployment
+    assert done is not None
+    assert done.reason.endswith("proposed by ann, approved by bob")
+    assert StateMachine(ledger(tmp_path), edited).state.waiting == ()
+
+
+def test_a_proposal_of_an_earlier_version_is_proposed_again(moves: StateMachine) -> None:
+    deployer(moves, B, body(B)).run()
+    known = waiting(moves)
+    payload = {key: value for key, value in known.entry.payload.items() if key != "drafted"}
+    moves.ledger.append([Entry("proposal", payload)], expected_revision=moves.state.number)
+    with pytest.raises(StateError, match="by an earlier version, which did not write down what would serve"):
+        deployer(moves, B, body(B)).approve(waiting(moves), "bob")
+    deployer(moves, B, body(B)).run()
+    assert deployer(moves, B, body(B)).approve(waiting(moves), "bob").changed
+
+
+def test_a_refresh_meanwhile_does_not_stand_in_the_way_of_a_canary(tmp_path: Path) -> None:
+    """The other arms' bundles are no part of what was proposed: new items would else cost a signature each."""
+    for target in (Target.PILOT, Target.HYBRID, Target.FULL):
+        machine(tmp_path).bootstrap(A)
+        machine(tmp_path).advance(promote(target, B), B)
+    moves = StateMachine(ledger(tmp_path), FOUR_EYES, user="ann")
+    other = bundle("D", model="M3", recipe="R2")
+    wanted = promote(Target.CANARY, other)
+    moves.canary(wanted, other)
+    moves.refresh(promote(Target.REFRESH_DATA, B2), B2)
+    done = moves.canary(wanted, other, approver="bob").deployment
+    assert done is not None
+    assert {arm.bundle for arm in done.arms} == {"B2", "D"}
 
 
 @pytest.mark.parametrize("name", ["ann", " Ann ", "ANN", "segue"])

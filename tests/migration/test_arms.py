@@ -185,7 +185,7 @@ def test_full_serves_what_hybrid_measured_whatever_the_settings_say_by_then(tmp_
         return document.treatment.path, document.blend
 
     weights = {"cascade": 0.4, "generative": 0.6}
-    moves = machine(tmp_path, rules(blend=weights))
+    moves = machine(tmp_path, rules(hybrid_path="blended", blend=weights))
     moves.bootstrap(A)
     moves.advance(decision(Target.PILOT, B), B)
     moves.advance(decision(Target.HYBRID, B, online()), B)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from segue.errors import ArtifactError, ConfigurationError
 from segue.migration.decide import Decision, Outcome, Target, decide, newest, read_decision, write_decision
 from segue.migration.evidence import Evidence
+from segue.migration.gates import gate
 from segue.migration.policy import Status, evaluate, lint, lint_policies, problems
-from segue.migration.settings import Policy, Requirement
+from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.schema import PathName
 from tests.migration.builders import (
     NOON,
@@ -19,11 +20,14 @@ from tests.migration.builders import (
     ONLINE,
     SETTINGS,
     VALID,
+    bundle,
     evidence,
     online,
     requirement,
     serving,
 )
+
+OF_BLEND = requirement(path="blended")  # offline: hybrid serves it, and the pilot measures another path
 
 
 def judge(requirement: Requirement, *found: Evidence, as_of: datetime | None = NOON) -> tuple[Status, str]:
@@ -239,17 +243,20 @@ def test_the_linter_knows_which_path_a_stage_serves() -> None:
     )
     sound = SETTINGS.model_copy(
         update={
-            "hybrid": Policy(requirements=(online, preference, of_cascade)),
+            "hybrid": Policy(requirements=(online, preference, of_cascade, OF_BLEND)),
             "full": Policy(requirements=(online.model_copy(update={"path": "blended"}), preference)),
             "refresh_recipe": Policy(requirements=(OFFLINE, online.model_copy(update={"path": "blended"}))),
             "holdback_share": 0.05,
             "interleaved_share": 0.05,
+            "hybrid_path": PathName.BLENDED,
         }
     )
     assert lint_policies(sound) == []
     (found,) = lint_policies(sound.model_copy(update={"full": Policy(requirements=(online,))}))
     assert "stage hybrid serves blended, not generative; write path: blended, or change hybrid_path" in found
-    (found,) = lint_policies(sound.model_copy(update={"refresh_recipe": Policy(requirements=(online,))}))
+    (found,) = lint_policies(
+        sound.model_copy(update={"refresh_recipe": Policy(requirements=(OFFLINE, online))})
+    )
     assert "stage full serves blended, not generative; write path: blended, or change hybrid_path" in found
 
 
@@ -259,11 +266,12 @@ def test_the_linter_knows_whom_the_shares_leave_none_of() -> None:
     measured_before = clicks.model_copy(update={"guardrail": False})  # at hybrid, which has a control
     sound = SETTINGS.model_copy(
         update={
-            "hybrid": Policy(requirements=(preference,)),
+            "hybrid": Policy(requirements=(preference, OF_BLEND)),
             "full": Policy(requirements=(clicks, measured_before)),
             "refresh_recipe": Policy(requirements=(OFFLINE, clicks)),
             "holdback_share": 0.05,
             "interleaved_share": 0.05,
+            "hybrid_path": PathName.BLENDED,
         }
     )
     assert lint_policies(sound) == []
@@ -312,6 +320,51 @@ def test_a_pilot_is_linted_against_the_path_that_it_serves() -> None:
     found = lint_policies(sound, evaluated=["blended"], checked=["generative"])
     told = [one for one in found if one.startswith("pilot")]
     assert [one.rpartition("add it to ")[2] for one in told] == ["evaluation.composed", "serving.check_paths"]
+
+
+def test_most_users_get_no_path_of_which_nothing_was_asked() -> None:
+    """The pilot measures its own path; of the blend nothing would have been asked before hybrid serves it."""
+    sound = SETTINGS.model_copy(
+        update={"hybrid_path": PathName.BLENDED, "hybrid": Policy(requirements=(ONLINE, OF_BLEND))}
+    )
+
+    def told(rules: MigrationSettings, evaluated: list[str] | None = None) -> list[str]:
+        return [one for one in lint_policies(rules, evaluated=evaluated) if one.startswith("hybrid")]
+
+    assert told(sound, ["blended"]) == []
+    unasked = sound.model_copy(update={"hybrid": Policy(requirements=(ONLINE,))})
+    (found,) = told(unasked)
+    assert "no offline evidence about blended, which it would serve, and the pilot serves generative" in found
+    assert told(unasked.model_copy(update={"hybrid_path": PathName.GENERATIVE})) == []
+    (unmeasured,) = told(sound, ["rerank"])
+    assert unmeasured.endswith("nothing measures blended (offline); add it to evaluation.composed")
+
+
+def test_a_canary_is_asked_something_before_it_begins() -> None:
+    """Its online requirements guard it; without others its gate could never fail, and the deployment refuses that."""
+    of_canary = ONLINE.model_copy(update={"path": "canary"})
+    rules = SETTINGS.model_copy(
+        update={
+            "refresh_recipe": Policy(requirements=(ONLINE,)),
+            "canary_incumbent": Policy(requirements=(of_canary,)),
+            "holdback_share": 0.05,
+        }
+    )
+    for target in (Target.CANARY, Target.CANARY_INCUMBENT):
+        with pytest.raises(ConfigurationError, match="has no requirement"):
+            gate(target, [], bundle("D"), rules)
+    recipe, incumbent = lint_policies(rules)
+    assert recipe.startswith(
+        "refresh_recipe asks for online evidence alone, and its canary would begin unasked"
+    )
+    assert incumbent.startswith("canary_incumbent asks for online evidence alone")
+    asked = rules.model_copy(
+        update={
+            "refresh_recipe": Policy(requirements=(VALID, ONLINE)),
+            "canary_incumbent": Policy(requirements=(VALID, of_canary)),
+        }
+    )
+    assert lint_policies(asked) == []
 
 
 def test_an_interval_that_has_not_begun_is_told_as_too_few_users() -> None:

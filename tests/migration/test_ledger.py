@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from segue.errors import ArtifactError, StateError
 from segue.migration.decide import Target
 from segue.migration.deployment import Arm, Deployment, read_current
 from segue.migration.ledger import Entry, Ledger
+from segue.migration.state_machine import StateMachine
 from segue.schema import PathName, Stage
 from segue.workspace import Workspace
 from tests.migration.builders import NOON, bundle, decision, ledger, machine, promote
@@ -92,6 +94,36 @@ def test_tampering_is_found(tmp_path: Path, database: str, statement: str, messa
         ledger(tmp_path).verify()
 
 
+WRITES: dict[str, Callable[[StateMachine], object]] = {
+    "override": lambda moves: moves.override(bundle("C"), Target.PILOT, actor="ann", reason="now"),
+    "rollback": lambda moves: moves.rollback(actor="segue", reason="guardrail: ctr", experiment=True),
+    "record": lambda moves: moves.record(promote(Target.FULL, B)),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("update segue_ledger set payload = replace(payload, 'PROMOTE', 'HOLD')", "content was changed"),
+        ("delete from segue_ledger where sequence = 2", "row 2 was removed"),
+        ("delete from segue_ledger where sequence = 5", "removed from its end"),
+    ],
+)
+def test_nothing_is_written_on_a_ledger_that_was_tampered_with(
+    tmp_path: Path, database: str, statement: str, message: str, write: str
+) -> None:
+    """Whoever writes: a step verifies before it begins, a person at the command line and the watcher do not."""
+    begun(tmp_path)
+    moves = machine(tmp_path)
+    moves.advance(promote(Target.HYBRID, B), B)
+    alter(database, statement)
+    before = ledger(tmp_path).rows()
+    with pytest.raises(StateError, match=message):
+        WRITES[write](moves)
+    assert ledger(tmp_path).rows() == before
+
+
 def test_a_write_on_a_revision_that_has_passed_is_refused_whole(tmp_path: Path) -> None:
     begun(tmp_path)
     with pytest.raises(StateError, match="at revision 2, not at 1"):
@@ -121,6 +153,7 @@ import sys
 from pathlib import Path
 from segue.errors import StateError
 from segue.migration.ledger import Entry, Ledger
+from segue.migration.state_machine import StateMachine
 from tests.migration.builders import ledger
 book = ledger(Path(sys.argv[1]))
 written = 0

@@ -46,7 +46,7 @@ def test_a_pilot_compares_its_treatment_with_the_cascade(tmp_path: Path) -> None
 
 
 def test_refreshes_go_on_with_it_and_another_stage_does_not(tmp_path: Path) -> None:
-    found = at_pilot(tmp_path)
+    found = at_pilot(tmp_path, SETTINGS.model_copy(update={"hybrid_path": PathName.BLENDED}))
     before = running(found)
     tomorrow = bundle("C")  # the same recipe and weights
     found.refresh(promote(Target.REFRESH_DATA, tomorrow), tomorrow)

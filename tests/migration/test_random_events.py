@@ -23,12 +23,24 @@ from segue.migration.decide import Decision, Target
 from segue.migration.deployment import BundleFacts, Deployment, read_current
 from segue.migration.ledger import Ledger, Row
 from segue.migration.online_experiment import running_experiment
-from segue.migration.settings import MigrationSettings
+from segue.migration.settings import MigrationSettings, Policy
 from segue.migration.state import State
 from segue.migration.state_machine import STAGES, StateMachine
 from segue.registry.projection import answer_requests, desired, project
 from segue.schema import PathName, Stage
-from tests.migration.builders import NOON, SETTINGS, body, bundle, ledger, online, promote
+from tests.migration.builders import (
+    NOON,
+    OFFLINE,
+    ONLINE,
+    SETTINGS,
+    VALID,
+    bundle,
+    evidence,
+    ledger,
+    online,
+    promote,
+    serving,
+)
 from tests.migration.test_apply import deployer
 
 A = bundle("A", model=None)
@@ -37,8 +49,20 @@ BUNDLES = [
     for model, recipe in (("M1", "R1"), ("M2", "R1"), ("M3", "R2"))
     for number in range(2)
 ] + [bundle(f"S-{number}", incumbent="incumbent-2") for number in range(2)]
+BLENDED = ONLINE.model_copy(update={"path": "blended"})
 RULES = MigrationSettings.model_validate(
-    {**SETTINGS.model_dump(), "holdback_share": 0.1, "interleaved_share": 0.05}
+    {
+        **SETTINGS.model_dump(),
+        "holdback_share": 0.1,
+        "interleaved_share": 0.05,
+        "scenarios": ["home"],
+        "scenario": "home",
+        "hybrid_path": "blended",
+        "blend": {"cascade": 0.3, "generative": 0.7},
+        "hybrid": Policy(requirements=(ONLINE, OFFLINE.model_copy(update={"path": "blended"}))),
+        "full": Policy(requirements=(BLENDED,)),
+        "refresh_recipe": Policy(requirements=(OFFLINE, VALID, BLENDED)),
+    }
 )
 FOUR_EYES = MigrationSettings.model_validate({**RULES.model_dump(), "approval": "second_person"})
 HARM = online(estimate=-0.1, low=-0.2, high=-0.05)
@@ -266,7 +290,12 @@ class RandomEvents(RuleBasedStateMachine):
                 told = told.model_copy(
                     update={"experiment": running.entry, "gathered_for": running.target.value}
                 )
-            run = deployer(self.moves, facts, body(facts, told))
+            found = [
+                item.model_copy(update={"path_a": path})
+                for item in (told, evidence(recipe_a=facts.recipe))
+                for path in ("generative", "blended")
+            ]
+            run = deployer(self.moves, facts, [*found, serving(facts.bundle_id)])
             answer_requests(self.shelf, self.moves, run)
             run.run()
             project(self.shelf, self.moves)
@@ -371,7 +400,17 @@ class RandomEvents(RuleBasedStateMachine):
             if after.event == "rollback":
                 assert new.restores is not None
                 restored = state.revision(new.restores).deployment
-                assert new.stage is restored.stage
+                told = (new.stage, new.scenario, new.blend)
+                assert told == (restored.stage, restored.scenario, restored.blend)
+                shadowed = None if new.shadow is None else new.shadow.bundle
+                if restored.stage is not Stage.CASCADE or old.stage is Stage.CASCADE:
+                    assert new.shadow == restored.shadow
+                else:  # what is left may go on in shadow
+                    assert new.shadow == restored.shadow or shadowed in old.bundles
+                assert (new.recipe is None) == (restored.recipe is None)
+                if new.recipe is not None:
+                    assert new.treatment is not None
+                    assert new.recipe == state.facts[new.treatment.bundle].recipe
                 assert [arm.name for arm in new.arms] == [arm.name for arm in restored.arms]
 
     @staticmethod

@@ -11,10 +11,11 @@ from segue.errors import StateError
 from segue.migration.change import Draft
 from segue.migration.decide import Outcome, Target
 from segue.migration.events.rollback import rollback
+from segue.migration.settings import MigrationSettings
 from segue.migration.state_machine import Change, Refused, StateMachine
 from segue.registry.projection import desired
 from segue.schema import PathName, Stage
-from tests.migration.builders import bundle, decision, machine, online, promote
+from tests.migration.builders import SETTINGS, bundle, decision, machine, online, promote
 
 A = bundle("A", model=None)
 B = bundle("B")
@@ -237,6 +238,63 @@ def test_what_a_rollback_restores_is_not_barred_by_it(moves: StateMachine) -> No
     assert moves.state.barred_recipes == {}
 
 
+def test_what_serves_is_not_barred_though_a_revision_that_is_left_brought_it_again(
+    moves: StateMachine,
+) -> None:
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.refresh(decision(Target.REFRESH_RETRAIN, C), C)
+    moves.override(B, Target.REFRESH_RETRAIN, actor="ann", reason="C was too eager")
+    moves.rollback(actor="ann", reason="as it was", to=2)
+    assert moves.state.serving.bundles == ("B",)
+    assert set(moves.state.barred_bundles) == {"C"}
+
+
+def test_what_an_earlier_rollback_restored_is_not_barred_by_the_next(moves: StateMachine) -> None:
+    """B was good when it was gone back to; that the pilot as a whole is left says nothing against it."""
+    moves.advance(decision(Target.PILOT, B), B)
+    moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
+    moves.rollback(actor="ann", reason="wrong prices")
+    moves.rollback(actor="ann", reason="not now", to=1)
+    assert set(moves.state.barred_bundles) == {"B2"}
+
+
+def test_the_recipe_that_ran_is_taken_out_and_not_only_the_one_that_entered(moves: StateMachine) -> None:
+    for target in (Target.PILOT, Target.HYBRID, Target.FULL):
+        moves.advance(decision(target, B, online()), B)
+    moves.canary(promote(Target.CANARY, D), D)
+    moves.refresh(promote(Target.REFRESH_RECIPE, D), D)
+    assert moves.state.serving.recipe == "R2"
+    moves.demote(actor="ann", reason="the season")
+    assert {recipe for stage, recipe in moves.state.barred_recipes if stage == "full"} == {"R1", "R2"}
+    assert "taken out of full" in moves.advance(promote(Target.FULL, D, "measured again"), D).message
+
+
+def test_a_rollback_restores_scenario_and_blend_and_the_bundles_own_recipe(tmp_path: Path) -> None:
+    weights = {"cascade": 0.3, "generative": 0.7}
+    rules = MigrationSettings.model_validate(
+        {
+            **SETTINGS.model_dump(),
+            "scenarios": ["home"],
+            "scenario": "home",
+            "hybrid_path": "blended",
+            "blend": weights,
+        }
+    )
+    moves = machine(tmp_path, rules)
+    moves.bootstrap(A)
+    for target in (Target.PILOT, Target.HYBRID, Target.FULL):
+        moves.advance(promote(target, B), B)
+    moves.canary(promote(Target.CANARY, D), D)
+    moves.refresh(promote(Target.REFRESH_RECIPE, D), D)
+    moves.rollback(actor="segue", reason="ctr", experiment=True)  # to before full, on the newest bundle
+    back = moves.state.serving
+    assert (back.stage, back.bundles, back.recipe) == (Stage.HYBRID, ("D",), "R2")
+    assert (back.scenario, back.blend) == (None, weights)
+    moves.rollback(actor="ann", reason="less of it", to=2)
+    back = moves.state.serving
+    assert (back.stage, back.scenario, back.blend, back.recipe) == (Stage.PILOT, "home", None, "R1")
+
+
 def test_what_an_experiment_is_left_for_is_never_a_bundle_that_was_left(moves: StateMachine) -> None:
     moves.advance(decision(Target.PILOT, B), B)
     moves.refresh(decision(Target.REFRESH_RETRAIN, C), C)
@@ -266,7 +324,7 @@ def test_another_recipe_comes_by_way_of_a_canary(moves: StateMachine) -> None:
     for target in (Target.PILOT, Target.HYBRID, Target.FULL):
         moves.advance(decision(target, B, online()), B)
     canary = moves.canary(promote(Target.CANARY, D), D)
-    assert arms(canary)[-1] == ("canary", "D", "blended", 0.05)
+    assert arms(canary)[-1] == ("canary", "D", "generative", 0.05)
     assert desired(moves.state)["challenger"] == "D"
     with pytest.raises(Refused, match="a canary runs"):
         moves.refresh(decision(Target.REFRESH_DATA, B2), B2)
@@ -342,6 +400,19 @@ def test_a_canary_of_an_incumbent_that_is_given_up_leaves_nothing_behind(moves: 
     back = moves.rollback(actor="ann", reason="clicks fell").deployment
     assert back is not None
     assert back.bundles == ("A", "B")
+
+
+def test_the_shadow_beside_a_canary_that_is_given_up_is_what_it_was_or_gone(moves: StateMachine) -> None:
+    moves.shadow(decision(Target.SHADOW, B), B)
+    moves.canary(decision(Target.CANARY_INCUMBENT, S), S)
+    moves.abandon(actor="ann", reason="clicks fell")
+    assert moves.state.serving.bundles == ("A", "B")  # it ran beside the canary, and goes on
+    # What was in shadow before its own canary is left with it.
+    moves.override(S3, Target.SHADOW, actor="ann", reason="to look at it")
+    moves.canary(promote(Target.CANARY_INCUMBENT, S3), S3)
+    moves.abandon(actor="ann", reason="clicks fell")
+    assert moves.state.serving.bundles == ("A",)
+    assert moves.state.serving.shadow is None
 
 
 def test_an_override_names_who_and_why_and_lifts_what_was_barred(moves: StateMachine) -> None:

@@ -92,6 +92,9 @@ def make_plan(
                 sd={"ctr": spread},
             )
             policy = _about(policy, row.pilot_path if stage is Stage.HYBRID else row.hybrid_path)
+            if stage is Stage.HYBRID:
+                pilot = _with_margins(settings.pilot, factor, answers.latency_p99_ms)
+                policy = _measured_before(policy, pilot, row)
             lacking = outlook(policy, [], traffic, reach=reach)
             policy = _with_minimum_n(policy, lacking)
         changed[stage.value] = policy.model_dump(mode="json", exclude_defaults=True)
@@ -109,7 +112,7 @@ def make_plan(
         raise ConfigurationError(f"the plan's policies would be refused: {faults[0]}")
     return Plan(
         stages=tuple(stages),
-        overrides={"migration": changed, **_measuring(row.pilot_path)},
+        overrides={"migration": changed, **_measuring(row)},
         assumptions=(
             f"{users_per_day:,.0f} users a day come for the first time: {answers.monthly_users:,} a month, each counted once",
             f"a user clicks {answers.ctr:.1%} of {answers.impressions_per_user:g} items shown, users differ by "
@@ -186,13 +189,36 @@ def _admitting(policy: Policy, served: PathName) -> Policy:
     )
 
 
-def _measuring(served: PathName) -> dict[str, dict[str, Any]]:
-    """The sections that have a composed path measured, beside what is measured by default."""
-    if served is PathName.GENERATIVE:
-        return {}
-    composed = dict.fromkeys((*EvaluationSettings().composed, served.value))
-    checked = dict.fromkeys((*(path.value for path in ServingSettings().check_paths), served.value))
-    return {"evaluation": {"composed": list(composed)}, "serving": {"check_paths": list(checked)}}
+def _measured_before(policy: Policy, pilot: Policy, row: PlanRow) -> Policy:
+    """Offline requirements of hybrid about the path that most users get then, as far as the pilot serves another one; where there
+    are none, those that the pilot asks over all users."""
+    served = row.hybrid_path
+    asked = [one for one in policy.requirements if one.kind == "offline" and one.path != PathName.CASCADE]
+    if not asked and served is not row.pilot_path:
+        before = [
+            one.model_copy(update={"path": served.value})
+            for one in pilot.requirements
+            if one.kind == "offline" and one.against == PathName.CASCADE and one.slice == "all"
+        ]
+        return Policy(requirements=(*before, *policy.requirements))
+    return Policy(
+        requirements=tuple(
+            one.model_copy(update={"path": served.value}) if one in asked else one
+            for one in policy.requirements
+        )
+    )
+
+
+def _measuring(row: PlanRow) -> dict[str, dict[str, Any]]:
+    """The sections that have composed paths measured, beside what is measured by default: offline whatever is served, behind a
+    real server the pilot's."""
+    served = [path.value for path in (row.pilot_path, row.hybrid_path) if path is not PathName.GENERATIVE]
+    composed = dict.fromkeys((*EvaluationSettings().composed, *served))
+    checked = dict.fromkeys((*(path.value for path in ServingSettings().check_paths), row.pilot_path.value))
+    found: dict[str, dict[str, Any]] = {"evaluation": {"composed": list(composed)}} if served else {}
+    if row.pilot_path is not PathName.GENERATIVE:
+        found["serving"] = {"check_paths": list(checked)}
+    return found
 
 
 def _about(policy: Policy, served: PathName) -> Policy:

@@ -18,7 +18,7 @@ from segue.migration.deployment import BundleFacts
 from segue.migration.evidence import Evidence, evidence_sha256
 from segue.migration.gates import gate, policy_of
 from segue.migration.online_experiment import running_experiment
-from segue.migration.policy import policy_sha256
+from segue.migration.policy import path_faults, policy_sha256
 from segue.migration.settings import MigrationSettings
 from segue.migration.state_machine import STAGES, SYSTEM, Change, Refused, StateMachine
 from segue.schema import Stage
@@ -185,6 +185,8 @@ class Deployer:
             target=decision.target,
             recipe=self.offer.bundle.recipe,
             bundle_id=self.offer.bundle.bundle_id,
+            # The settings may name another path by now than when it was decided.
+            path_faults=path_faults(self._settings, decision.target.value),
         )
 
     def _of_another_experiment(self, decision: Decision) -> Change | None:

@@ -15,7 +15,7 @@ from segue.canonical import sha256_of, short
 from segue.errors import StateError
 from segue.migration.change import OVERRIDDEN, SYSTEM, Draft
 from segue.migration.decide import Outcome, Target
-from segue.migration.deployment import BundleFacts
+from segue.migration.deployment import BundleFacts, Deployment
 from segue.migration.ledger import Entry
 from segue.migration.settings import MigrationSettings
 
@@ -36,6 +36,9 @@ class Proposal:
     revision: int  # what served when it was proposed
     at: str
     login: str | None = None  # who ran the process, whatever name was given; None: not known
+    drafted: Mapping[str, Any] | None = (
+        None  # what would serve (see drafted_of); None: proposed by an earlier version
+    )
 
     @classmethod
     def of(cls, payload: Mapping[str, Any], at: str) -> Proposal:
@@ -51,6 +54,7 @@ class Proposal:
             revision=payload["revision"],
             at=at,
             login=payload.get("login"),  # rows of an earlier version have none
+            drafted=payload.get("drafted"),
         )
 
     @property
@@ -72,6 +76,7 @@ class Proposal:
                 "reason": self.reason,
                 "revision": self.revision,
                 "login": self.login,
+                "drafted": self.drafted,
             },
         )
 
@@ -79,16 +84,39 @@ class Proposal:
         what = "override" if self.override else "decision"
         return (
             f"{what} {short(self.identity)}: {self.target} with bundle {short(self.bundle.bundle_id)}, "
-            f"proposed by {self.proposer} at {self.at} ({self.reason})"
+            f"proposed by {self.proposer} at {self.at} ({self.reason}); {_would_serve(self.drafted)}"
         )
 
 
+def drafted_of(document: Deployment, bundle: BundleFacts) -> dict[str, Any]:
+    """What ``document`` would let serve, as JSON: stage, scenario, blend, and every arm's path and share.
+
+    Of the arms' bundles only whether it is the proposed one: the others may be refreshed while a proposal waits.
+    """
+    return {
+        "stage": document.stage.value,
+        "scenario": document.scenario,
+        "blend": document.blend,
+        "arms": [
+            {
+                "name": arm.name,
+                "path": arm.path.value,
+                "share": arm.share,
+                "proposed": arm.bundle == bundle.bundle_id,
+            }
+            for arm in document.arms
+        ],
+    }
+
+
 def proposal_of(
-    draft: Draft, settings: MigrationSettings, *, user: str | None, revision: int, at: str
+    draft: Draft, document: Deployment, settings: MigrationSettings, *, user: str | None
 ) -> Proposal | None:
-    """What ``draft`` must wait as; None where it may act at once. ``user``: who runs this process."""
+    """What ``draft`` must wait as, which would become ``document``; None where it may act at once. ``user``: who runs this
+    process."""
     if settings.approval == "none" or not draft.facts:
         return None
+    revision = document.revision - 1
     override = draft.event.startswith("override_")
     if draft.decision is not None and draft.decision.outcome is Outcome.PROMOTE:
         target, identity = draft.decision.target, draft.decision.sha256
@@ -108,15 +136,17 @@ def proposal_of(
         actor=draft.actor,
         reason=draft.reason,
         revision=revision,
-        at=at,
+        at=document.at,
         login=user,
+        drafted=drafted_of(document, draft.facts[0]),
     )
 
 
 def approved(draft: Draft, proposal: Proposal, approver: str, waiting: Iterable[Proposal]) -> Draft:
     """``draft`` with the approval that it needed.
 
-    Raises StateError where ``proposal`` does not wait, or the approver is its proposer or nobody.
+    Raises StateError where ``proposal`` does not wait, another share, path, blend or scenario would serve than was proposed,
+    or the approver is its proposer or nobody.
     """
     known = next((one for one in waiting if one.identity == proposal.identity), None)
     if known is None:
@@ -129,6 +159,15 @@ def approved(draft: Draft, proposal: Proposal, approver: str, waiting: Iterable[
         raise StateError(
             f"{_named(proposal)} was proposed by {known.proposer}: somebody else must approve of it"
         )
+    if known.drafted is None:
+        raise StateError(
+            f"{_named(proposal)} was proposed by an earlier version, which did not write down what would serve: propose it again"
+        )
+    if known.drafted != proposal.drafted:
+        raise StateError(
+            f"not approved: {_named(proposal)} was proposed as {_served(known.drafted)}, and by now it would be "
+            f"{_served(proposal.drafted)}: parameters or what serves changed since; propose it again"
+        )
     row = Entry("approval", {"identity": known.identity, "actor": approver, "proposer": known.proposer})
     return replace(
         draft,
@@ -139,6 +178,22 @@ def approved(draft: Draft, proposal: Proposal, approver: str, waiting: Iterable[
 
 def _named(proposal: Proposal) -> str:
     return f"{'override' if proposal.override else 'decision'} {short(proposal.identity)}"
+
+
+def _would_serve(drafted: Mapping[str, Any] | None) -> str:
+    return "what would serve was not written down" if drafted is None else f"would be {_served(drafted)}"
+
+
+def _served(drafted: Mapping[str, Any] | None) -> str:
+    """What would serve, in words: every figure that an approver signs."""
+    if drafted is None:
+        return "nothing"
+    arms = ", ".join(f"{arm['name']} {100 * arm['share']:.6g} % {arm['path']}" for arm in drafted["arms"])
+    said = f"stage {drafted['stage']}: {arms}"
+    for what in ("scenario", "blend"):
+        if drafted[what] is not None:
+            said += f", {what} {drafted[what]}"
+    return said
 
 
 def _same(one: str, other: str) -> bool:

@@ -89,17 +89,19 @@ def decide(
     bundle_id: str | None,
     notes: Iterable[str] = (),
     hold_because: str | None = None,
+    path_faults: Iterable[str] = (),
 ) -> Decision:
     """Judge ``policy`` on ``evidence`` for the bundle that is to be admitted.
 
     ``hold_because`` states why nothing is to be judged (there is nothing to compare with); ``notes`` are
-    sentences added to the reasons without any weight. Pure: equal arguments give an equal decision.
+    sentences added to the reasons without any weight; ``path_faults`` say that the policy is not about the path that would
+    serve: nothing passes then, and a broken guardrail still rolls back. Pure: equal arguments give an equal decision.
     """
     evidence = list(evidence)
     verdicts: tuple[Verdict, ...] = ()
     faults: list[str] = []
     if hold_because is None:
-        faults = problems(policy, str(target.value))
+        faults = [*problems(policy, str(target.value)), *path_faults]
         verdicts = tuple(
             evaluate(requirement, evidence, as_of, recipe=recipe, bundle=bundle_id, target=target.value)
             for requirement in policy.requirements

@@ -11,7 +11,7 @@ from segue.errors import ArtifactError
 from segue.migration.decide import Decision, Target, decide, newest
 from segue.migration.deployment import BundleFacts
 from segue.migration.evidence import EVIDENCE_FILE, Evidence, read_evidence
-from segue.migration.policy import lint
+from segue.migration.policy import before_serving, lint, path_faults
 from segue.migration.settings import MigrationSettings, Policy
 
 BUNDLE_FILE = "bundle.json"
@@ -25,7 +25,7 @@ def policy_of(settings: MigrationSettings, target: Target) -> Policy:
     policy = guarding_policy_of(settings, target)
     if target not in (Target.CANARY, Target.CANARY_INCUMBENT):
         return policy
-    return Policy(requirements=tuple(one for one in policy.requirements if one.kind != "online"))
+    return before_serving(policy)
 
 
 def guarding_policy_of(settings: MigrationSettings, target: Target) -> Policy:
@@ -75,6 +75,7 @@ def gate(
     """Decide about ``bundle``.
 
     Without ``as_of`` the moment is that of the newest evidence, so that the decision is a function of files.
+    HOLD where the policy is about other paths than the settings let serve.
     Raises ConfigurationError where the policy can never pass or never fail.
     """
     evidence = list(evidence)
@@ -89,6 +90,7 @@ def gate(
         bundle_id=bundle.bundle_id,
         notes=notes,
         hold_because=hold_because,
+        path_faults=path_faults(settings, target.value),
     )
 
 

@@ -337,9 +337,37 @@ def lint_policies(
     ]
     return [
         *found,
+        *_unasked_canaries(settings),
         *_unserved_paths(settings),
         *_absent_arms(settings),
         *_ungated_pilot(settings, evaluated, checked),
+        *_ungated_hybrid(settings, evaluated),
+    ]
+
+
+def path_faults(settings: MigrationSettings, target: str) -> list[str]:
+    """Why a decision about ``target`` would rest on other paths than those that are, or would be, served; empty where it
+    rests on them. No evidence makes up for such a fault."""
+    found = [one for name, one in _unserved(settings) if name == target]
+    if target == "pilot":
+        found += _ungated_pilot(settings, None, None)
+    elif target == "hybrid":
+        found += _ungated_hybrid(settings, None)
+    return found
+
+
+def before_serving(policy: Policy) -> Policy:
+    """What of ``policy`` can be known before anybody is served."""
+    return Policy(requirements=tuple(one for one in policy.requirements if one.kind != "online"))
+
+
+def _unasked_canaries(settings: MigrationSettings) -> list[str]:
+    """Policies of online requirements alone: those guard a canary once it runs, and nothing is asked before it begins."""
+    return [
+        f"{name} asks for online evidence alone, and its canary would begin unasked, which the deployment refuses: add an "
+        "offline or a serving requirement"
+        for name in ("refresh_recipe", "canary_incumbent")
+        if (policy := getattr(settings, name)).requirements and not before_serving(policy).requirements
     ]
 
 
@@ -398,8 +426,33 @@ def _ungated_pilot(
     return found
 
 
+def _ungated_hybrid(settings: MigrationSettings, evaluated: Collection[str] | None) -> list[str]:
+    """Most users on a path of which nothing was asked: the pilot measures its own path alone (docs/adr/0016)."""
+    served = settings.hybrid_path
+    asked = [one for one in settings.hybrid.requirements if one.kind == "offline" and one.path == served]
+    if not settings.hybrid.requirements or served == settings.pilot_path:
+        return []
+    if not asked:
+        return [
+            f"hybrid asks for no offline evidence about {served.value}, which it would serve, and the pilot serves "
+            f"{settings.pilot_path.value}: add a requirement with kind: offline, path: {served.value}, or make hybrid_path "
+            "the pilot's"
+        ]
+    composed = served not in (PathName.GENERATIVE, PathName.CASCADE)
+    if composed and evaluated is not None and served.value not in evaluated:
+        return [
+            f"hybrid can never pass: nothing measures {served.value} (offline); add it to evaluation.composed"
+        ]
+    return []
+
+
 def _unserved_paths(settings: MigrationSettings) -> list[str]:
     """Online requirements about a path that nobody is served then: evidence names what was measured."""
+    return [problem for _, problem in _unserved(settings)]
+
+
+def _unserved(settings: MigrationSettings) -> list[tuple[str, str]]:
+    """By the policy that asks."""
     found = []
     for name, stage, served in (
         ("hybrid", "pilot", settings.pilot_path.value),
@@ -416,7 +469,10 @@ def _unserved_paths(settings: MigrationSettings) -> list[str]:
                 setting = "hybrid_path" if stage == "full" else f"{stage}_path"
                 instead = "" if stage == "cascade" else f", or change {setting}"
                 found.append(
-                    f"{name}, requirement {number} ({subject(one)}) can never pass: stage {stage} serves {served}, not "
-                    f"{one.path}; write path: {served}{instead}"
+                    (
+                        name,
+                        f"{name}, requirement {number} ({subject(one)}) can never pass: stage {stage} serves {served}, not "
+                        f"{one.path}; write path: {served}{instead}",
+                    )
                 )
     return found

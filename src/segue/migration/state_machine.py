@@ -175,20 +175,19 @@ class StateMachine:
     def _do(self, state: State, outcome: Draft | Change, approver: str | None = None) -> Change:
         if isinstance(outcome, Change):
             return outcome
-        proposal = proposal_of(
-            outcome, self.settings, user=self._user, revision=state.number or 0, at=self._clock()
-        )
+        document = document_of(state, outcome, self.settings, self._clock())
+        proposal = proposal_of(outcome, document, self.settings, user=self._user)
         if proposal is not None:
             if approver is None:
                 return self._propose(state, outcome, proposal)
             outcome = approved(outcome, proposal, approver, state.waiting)
-        document = document_of(state, outcome, self.settings, self._clock())
+            document = document.model_copy(update={"reason": outcome.reason})
         self.ledger.append(entries_of(state, outcome, document), expected_revision=state.number)
         return Change(announcement(outcome.event, document), document)
 
     def _propose(self, state: State, draft: Draft, proposal: Proposal) -> Change:
         known = {one.identity: one for one in state.waiting}.get(proposal.identity)
-        if known is None:
+        if known is None or known.drafted != proposal.drafted:
             entries = [proposal.entry]
             if draft.decision is not None and draft.decision.sha256 not in state.decisions:
                 entries.insert(0, decision_entry(draft.decision))
