@@ -45,6 +45,7 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["advise"], "answers are missing: monthly_users"),
         (["policy", "lint", "--set", "@absent.yaml"], "absent.yaml is missing"),
         (["policy", "power", "full", "--users-per-day", "500", "--sd", "ctr"], "metric=number"),
+        (["policy", "power", "hybrid", "--users-per-day", "500", "--expect", "bogus=3"], "--expect bogus"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_the_mend(

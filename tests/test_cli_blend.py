@@ -83,6 +83,8 @@ def test_other_feedback_and_old_lists_can_be_left_out(workspace: Workspace) -> N
         fitted("--kind", "purchase")
     with pytest.raises(DataError, match="0 clicks of 0 users"):
         fitted("--days", "1")
+    with pytest.raises(ConfigurationError, match="--days 0: it must be above 0"):
+        fitted("--days", "0")
 
 
 def test_weights_are_frozen_while_a_blend_is_compared(workspace: Workspace) -> None:

@@ -355,7 +355,8 @@ def policy_power(
         list[str] | None, typer.Option(help="metric=value, the standard deviation of one user's figure")
     ] = None,
     share: Annotated[
-        float | None, typer.Option(help="Of the users, treated; default: that of the stage before")
+        float | None,
+        typer.Option(help="Treated, of the users who are not held back; default: that of the stage before"),
     ] = None,
     ties: Annotated[float, typer.Option(help="Share of users without a preference when interleaved")] = 0.6,
     lag_days: Annotated[float, typer.Option(help="Until a user's window has closed")] = 1.0,
@@ -364,14 +365,14 @@ def policy_power(
     overrides: Overrides = None,
 ) -> None:
     """How many users and days a policy needs at this traffic to see this difference."""
-    from segue.migration.power import Plan, named_numbers, share_before
+    from segue.migration.power import Plan, named_numbers, refuse_unused, shares_before
     from segue.migration.power import policy_power as needed
     from segue.params import load_params
 
     settings = load_params(Workspace.find(), dataset, overrides or []).migration
     plan = Plan(
         users_per_day=users_per_day,
-        share=share if share is not None else share_before(settings, target),
+        **shares_before(settings, target, share),
         expected=named_numbers(expect or [], "--expect"),
         sd=named_numbers(sd or [], "--sd"),
         ties=ties,
@@ -379,7 +380,9 @@ def policy_power(
         power=power,
         max_days=max_days,
     )
-    _print(needed(getattr(settings, target), plan).model_dump(mode="json"))
+    policy = getattr(settings, target)
+    refuse_unused(policy, plan)
+    _print(needed(policy, plan).model_dump(mode="json"))
 
 
 @app.command()
@@ -408,7 +411,7 @@ def status(
 @app.command("history", hidden=True)
 @app.command()
 def ledger(dataset: Dataset = DEFAULT) -> None:
-    """Every entry of the ledger, after its hash chain was verified."""
+    """Every entry of the ledger, after its hash chain was verified; `segue history` is the same."""
     from segue.steps.operations import history
 
     for line in history(_recorded(dataset), dataset):

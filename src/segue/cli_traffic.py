@@ -61,6 +61,9 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of users, preferences and luck")] = 0,
     name: Annotated[str | None, typer.Option(help="Of its folder; default: <truth>-<seed>")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Put it in the place of a finished one of its name")
+    ] = False,
 ) -> None:
     """SIMULATION: drive a service of its own with simulated users of known preference, under a planted truth."""
     from segue.simulation.signals import ended_by_sigterm
@@ -68,7 +71,7 @@ def simulate(
     from segue.simulation.telling import summary, verdict_of
 
     with ended_by_sigterm():
-        found = run(Workspace.find(), dataset, truth, users=users, seed=seed, name=name)
+        found = run(Workspace.find(), dataset, truth, users=users, seed=seed, name=name, again=again)
     for line in summary(found):
         print(line)
     if (wrong := verdict_of(found)) is not None:

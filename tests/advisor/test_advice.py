@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +209,14 @@ def test_the_minimum_n_is_what_the_power_calculation_says() -> None:
     asked = {one["metric"]: one for one in plan.overrides["migration"]["hybrid"]["requirements"]}
     line = next(line for line in hybrid.told if "ctr" in line)
     assert "ctr of generative minus cascade" in line
-    entered = int(line.split(": ")[1].split(" users")[0].replace(",", ""))
+    told = re.search(
+        r": ([\d,]+) enter, ([\d,]+) counted, \d+ days$", line
+    )  # both, for the plan's minimum n is of the latter
+    assert told is not None
+    entered, counted = (int(one.replace(",", "")) for one in told.groups())
     users = entered * 0.95 * 0.95  # the others are held back, or see interleaved lists
     assert users - 1 <= asked["ctr"]["minimum_n"] <= 1.1 * users  # rounded up to two digits
+    assert counted == pytest.approx(users, abs=1)
     assert hybrid.days is not None
     assert hybrid.entered is not None
     assert abs(hybrid.days - (hybrid.entered / (given.monthly_users / 30.4) + 1)) <= 1
@@ -224,9 +231,39 @@ def test_a_stage_that_takes_more_than_a_year_is_said_not_to_be_feasible_with_wha
     assert ": not feasible" in text
     assert "What would help: a wider margin" in text
     assert "which is not feasible" in " ".join(as_yaml(few.plan, {}).replace("\n#", " ").split())
+    assert not re.search(
+        r"decided in about [\d,]+ days: not feasible \(", as_text(few, TABLE)
+    )  # it would say it twice
     many = advise(MID_FACTS, answers(MID_SIZE), TABLE, reach=REACH)
     assert all(stage.out_of_reach is None for stage in many.plan.stages)
     assert "not feasible" not in as_text(many, TABLE)
+
+
+def test_answers_that_do_not_fit_together_are_wanting() -> None:
+    sound = advise(MID_FACTS, answers(MID_SIZE), TABLE, reach=REACH)
+    assert not any(one.startswith(("months:", "requests_per_second")) for one in sound.wanting)
+    busy = advise(MID_FACTS, answers(MID_SIZE, monthly_users=100), TABLE, reach=REACH)
+    assert any(
+        "52,560,000 requests a month of 100 users are 525,600 requests a user" in one for one in busy.wanting
+    )
+    short = advise(MID_FACTS, answers(MID_SIZE, monthly_users=20_000, months=0.5), TABLE, reach=REACH)
+    days = sum(stage.days or stage.least_days or 0 for stage in short.plan.stages)
+    assert any(f"months: the plan's evidence takes {days:,} days or more" in one for one in short.wanting)
+
+
+def test_weights_that_were_taken_over_are_said_to_be(workspace_root: Path) -> None:
+    trained = advise(MID_FACTS, answers(MID_SIZE), TABLE, reach=REACH)
+    assert "taken over" not in as_text(trained, TABLE)
+    took = replace(MID_FACTS, taken_over={"refit": "tuning"})
+    text = " ".join(as_text(advise(took, answers(MID_SIZE), TABLE, reach=REACH), TABLE).split())
+    assert re.search(r"training, refit: .* here, weights taken over from tuning, times", text)
+    workspace = Workspace(workspace_root)
+    written = workspace.step("ml-100k", "generative_model") / "training.json"
+    written.parent.mkdir(parents=True)
+    for taken, said in ((False, {}), (True, {"generative_model": "tuning"})):
+        written.write_text(json.dumps({"from_trial": taken}))
+        found = gather_facts(workspace, "ml-100k", load_params(workspace, "ml-100k"))
+        assert found.taken_over == said
 
 
 def test_the_spread_of_clicks_is_the_simulated_one() -> None:

@@ -57,6 +57,7 @@ def test_a_person_is_asked_for_what_is_missing_until_it_is_sound(tmp_path: Path)
         ("", ["skills"], r"--answer skills: write it as name=value"),
         ("- 1\n", [], r"must be a mapping of answers"),
         ("a: [1\n", [], r"is no valid YAML"),
+        ("# nothing yet\n", [], r"is empty: write your answers there"),
         ("monthly_budget: .inf\n", [], r"monthly_budget: .*finite"),
     ],
 )
@@ -64,7 +65,7 @@ def test_a_wrong_answer_is_named_with_what_it_means(
     tmp_path: Path, text: str, options: list[str], told: str
 ) -> None:
     whole = yaml.safe_dump(MID_SIZE)
-    path = written(tmp_path, text if text.startswith(("-", "a:")) else whole + text)
+    path = written(tmp_path, text if text.startswith(("-", "a:", "#")) else whole + text)
     with pytest.raises(ConfigurationError, match=told):
         read_answers(path, options)
 

@@ -266,7 +266,7 @@ def test_names(workspace: Workspace) -> None:
 
 
 def test_shapeless_files(workspace: Workspace) -> None:
-    with pytest.raises(DataError, match="fewer than two rows"):
+    with pytest.raises(DataError, match="has no rows below its first line"):
         init_profile(workspace, put(workspace, "a.csv", "user_id,item_id\n"))
     with pytest.raises(DataError, match=r"tab .*, comma .*were tried as separators and none cuts its lines"):
         init_profile(workspace, put(workspace, "b.csv", "one\ntwo\nthree\n"))
@@ -274,7 +274,7 @@ def test_shapeless_files(workspace: Workspace) -> None:
         init_profile(workspace, put(workspace, "c.csv", "user_id^item_id\n1^2\n3^4\n"))
     with pytest.raises(DataError, match=r"comma \(','\) comes nearest, and cuts only 60%"):
         init_profile(workspace, put(workspace, "d.csv", "a,b\n1,2\n3,4\n5\n6\n"))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"gone\.csv is missing"):
         init_profile(workspace, workspace.root / "gone.csv")
 
 

@@ -8,7 +8,16 @@ import pytest
 
 from segue.errors import ConfigurationError
 from segue.migration.policy import evaluate
-from segue.migration.power import Need, Plan, named_numbers, policy_power, requirement_power, share_before
+from segue.migration.power import (
+    Need,
+    Plan,
+    named_numbers,
+    policy_power,
+    refuse_unused,
+    requirement_power,
+    share_before,
+    shares_before,
+)
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.simulation import CLICKS, REQUESTS, Effect, Population, Schedule, simulate
 from segue.migration.statistics import asymptotic, bounded, sample_ratio
@@ -161,6 +170,66 @@ def test_a_policy_waits_for_its_last_requirement() -> None:
     assert found.days == max(one.days for one in found.requirements if one.days is not None) >= 14
     out_of_reach = policy.model_copy(update={"requirements": (*policy.requirements, ctr(-1e-5))})
     assert policy_power(out_of_reach, plan).days is None
+
+
+def test_users_who_are_held_back_or_see_mixed_lists_are_not_compared_and_enter_all_the_same() -> None:
+    """``users`` is the evidence's own n; who must come for it grows by what the other arms take."""
+
+    def found(rule: Requirement, share: float | None = None, **changes: float) -> Need:
+        settings = MigrationSettings(
+            **{"pilot_share": 0.2, "hybrid_share": 0.3, "holdback_share": 0.0, "interleaved_share": 0.0}
+            | changes
+        )  # type: ignore[arg-type]
+        plan: dict[str, Any] = {
+            "sd": {"ctr": 0.2},
+            "users_per_day": 20_000.0,
+            "expected": {"fallback_rate": 0.0},
+        }
+        return need(rule, **plan, **shares_before(settings, "hybrid", share))
+
+    fallbacks = online("fallback_rate", "at_most", 0.02)
+    mixed = online("interleaving_preference", margin=0.45)
+    for rule, others, factor in (
+        (ctr(-0.01), {"holdback_share": 0.4}, 0.6),
+        (fallbacks, {"holdback_share": 0.4}, 0.6),
+        (fallbacks, {"interleaved_share": 0.5}, 1.0),  # a fifth of all that are free are treated all the same
+    ):
+        alone, beside = found(rule), found(rule, **others)
+        assert alone.entered is not None
+        assert beside.entered == pytest.approx(alone.entered / factor, rel=0.08)
+        assert (f"{0.6 if 'holdback_share' in others else 0.5:g} of all users are compared") in beside.assumes
+        assert "compared" not in alone.assumes
+    few = found(mixed, interleaved_share=0.02, holdback_share=0.4)
+    assert few.users is not None
+    assert few.entered == math.ceil(few.users / 0.012)  # 0.02 of those who are not held back
+    assert "0.012 of all users see interleaved lists" in few.assumes
+    wide = found(fallbacks, 0.4, holdback_share=0.4)
+    assert wide.users is not None
+    assert wide.entered == math.ceil(wide.users / (0.4 * 0.6))  # --share stands for the stage's
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        ({"expected": {"bogus": 3.0}}, "--expect bogus.*it uses ctr, fallback_rate$"),
+        ({"sd": {"ctr": 0.2, "nix": 2.0}}, "--sd nix.*it uses ctr$"),
+        ({"sd": {"fallback_rate": 0.2}}, "--sd fallback_rate"),  # a rate is drawn as the widest there is
+        ({"expected": {"duration_days": 3.0}}, "--expect duration_days"),
+    ],
+)
+def test_what_no_requirement_uses_is_refused(plan: dict[str, Any], told: str) -> None:
+    policy = Policy(
+        requirements=(
+            ctr(-0.01),
+            online("fallback_rate", "at_most", 0.02),
+            online("latency_p99_ms", "at_most", 400.0),
+            online("duration_days", margin=14.0),
+        )
+    )
+    sound = {"expected": {"ctr": 0.0, "fallback_rate": 0.0}, "sd": {"ctr": 0.2}}
+    refuse_unused(policy, Plan(users_per_day=1, share=0.5, **sound))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=told):
+        refuse_unused(policy, Plan(users_per_day=1, share=0.5, **plan))
 
 
 @pytest.mark.parametrize(

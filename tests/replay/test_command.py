@@ -41,9 +41,13 @@ PILOT = (
 HYBRID = "migration.hybrid={requirements: [{metric: ctr, kind: online, against: cascade, direction: at_least, margin: -0.005}]}"
 
 
+SCENARIO = ["migration.scenarios=[homepage, basket]", "migration.scenario=basket"]
+
+
 @pytest.fixture
-def params(deployed_workspace: Workspace) -> Params:
-    return load_params(deployed_workspace, DATASET, [PILOT, HYBRID, "migration.pilot_share=0.5"])
+def params(deployed_workspace: Workspace, request: pytest.FixtureRequest) -> Params:
+    further = getattr(request, "param", [])
+    return load_params(deployed_workspace, DATASET, [PILOT, HYBRID, "migration.pilot_share=0.5", *further])
 
 
 @pytest.fixture
@@ -87,6 +91,25 @@ def test_three_users_decide_nothing_and_the_verdict_says_what_would(
     assert "0 lost exposures" in text
     assert "SIMULATION" not in text
     assert len(_rows(deployed_workspace)) == before  # a verdict is words: nothing is recorded or applied
+
+
+@pytest.mark.parametrize("params", [SCENARIO], indirect=True)
+def test_a_pilot_of_one_scenario_is_replayed_in_it(
+    deployed_workspace: Workspace, params: Params, pilot: Service
+) -> None:
+    lines: list[str] = []
+    done, _ = replay(
+        deployed_workspace,
+        DATASET,
+        params,
+        ServiceClient(pilot),
+        most=2,
+        users_per_day=1e5,
+        tell=lines.append,
+    )
+    assert done.arms
+    assert set(done.arms) <= {"control", "treatment", "holdback"}  # nobody is outside
+    assert "every list was asked for in the scenario 'basket'" in "\n".join(lines)
 
 
 def test_replayed_users_are_no_evidence_on_the_running_experiment(
@@ -194,3 +217,16 @@ def test_the_journal_lies_in_the_data_set_s_state(
     replay(deployed_workspace, DATASET, params, ServiceClient(pilot), most=1, tell=lambda _: None)
     text = (deployed_workspace.state(DATASET) / "replay.jsonl").read_text()
     assert not any(f'"{user}"' in text for user in ("u27", "u28", "u29"))  # users stand in it by their hash
+
+
+def test_users_who_are_held_back_lengthen_the_verdict_s_wait(params: Params) -> None:
+    """The verdict's POWER goes by the deployment's arms, not by treatment and control alone."""
+
+    def entered(holdback: float) -> int:
+        settings = params.migration.model_copy(update={"holdback_share": holdback})
+        need, why = needed(settings.hybrid, settings, Target.HYBRID, 1e5, {"ctr": 0.1}, {})
+        assert need is not None, why
+        assert need.entered is not None
+        return need.entered
+
+    assert entered(0.4) == pytest.approx(entered(0.0) / 0.6, rel=0.08)

@@ -44,6 +44,14 @@ def test_a_kill_at_any_byte_leaves_whole_lines(tmp_path: Path) -> None:
 def test_a_journal_of_something_else_is_not_gone_on_with(tmp_path: Path, name: str) -> None:
     with Journal(tmp_path / "j", IDENTITY):
         pass
+    with Journal(
+        tmp_path / "j", IDENTITY | {name: "other"}
+    ) as journal:  # nothing was done yet, so it was of nothing
+        journal.show(LISTS)
+        journal.forget()
+    with Journal(tmp_path / "j", IDENTITY) as journal:
+        assert not journal.shown
+        journal.show(LISTS)
     with pytest.raises(StateError, match=f"another {name}"):
         Journal(tmp_path / "j", IDENTITY | {name: "other"})
 

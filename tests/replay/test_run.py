@@ -171,6 +171,7 @@ def test_a_replay_whose_journal_is_gone_is_refused(
     replay(ServiceClient(service), store, splits, tmp_path / "j", most=2)
     with pytest.raises(StateError, match="replayed before, by a run whose journal is not"):
         replay(ServiceClient(service), store, splits, tmp_path / "other")
+    assert not (tmp_path / "other").read_bytes()  # else a journal put back there would be of another store
 
 
 def test_more_events_of_the_same_users_go_on_where_it_stood(

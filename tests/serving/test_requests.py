@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from segue.serving.requests import RecommendRequest
+from segue.serving.requests import Event, Feedback, RecommendRequest
 
 
 def test_numbers_are_ids_too() -> None:
@@ -32,3 +33,18 @@ def test_numbers_are_ids_too() -> None:
 def test_bad_requests_are_refused(body: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RecommendRequest.model_validate(body)
+
+
+@pytest.mark.parametrize("ahead", [2 * 86_400, 99_999_999_999, 999 * int(1.8e9)])
+def test_a_moment_that_lies_far_ahead_is_asked_about(ahead: int) -> None:
+    """Milliseconds taken for seconds would be somebody's newest event for ever."""
+    event = {"event_id": "e", "user_id": "u", "item_id": "i"}
+    click = {"feedback_id": "f", "kind": "click", "user_id": "u", "item_id": "i"}
+    now = int(time.time())
+    assert (
+        Event.model_validate(event | {"timestamp": now + 3600}).timestamp == now + 3600
+    )  # a clock may be off
+    assert Feedback.model_validate(click | {"timestamp": now - 0.5}).timestamp == now - 0.5
+    for model, body in ((Event, event), (Feedback, click)):
+        with pytest.raises(ValidationError, match=r"more than a day ahead.*milliseconds"):
+            model.model_validate(body | {"timestamp": now + ahead})

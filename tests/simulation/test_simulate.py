@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from segue.canonical import sha256_of_file
-from segue.errors import ArtifactError, ConfigurationError
+from segue.errors import ArtifactError, ConfigurationError, StateError
 from segue.migration.gates import read_facts
 from segue.migration.ledger import Ledger
 from segue.migration.policy import lint_policies
@@ -137,6 +137,14 @@ def test_the_same_name_again_replaces_the_simulation_and_nothing_else(fast: Work
     second = prepare(fast, DATASET, settings, TruthName.EQUAL, 0, "mine")
     assert first.root == second.root
     assert first.dataset != second.dataset  # two runs never share a ledger, wherever it lies
+    # A finished one is kept, whatever becomes of the second, unless its end is asked for.
+    report = second.root / "report.json"
+    report.write_text("{}")
+    with pytest.raises(StateError, match="finished simulation: give --again"):
+        prepare(fast, DATASET, settings, TruthName.EQUAL, 0, "mine")
+    assert report.is_file()
+    prepare(fast, DATASET, settings, TruthName.EQUAL, 0, "mine", again=True)
+    assert not report.exists()
     own = fast.state(DATASET) / "simulations" / "real-work"
     own.mkdir()
     with pytest.raises(ConfigurationError, match="no simulation's"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict
 
 from segue.advisor.answers import Answers
@@ -10,7 +12,9 @@ from segue.advisor.facts import Facts
 from segue.advisor.findings import find_levels
 from segue.advisor.framework import Framework, Recommendation, load_framework, recommend
 from segue.advisor.maturity import Check, maturity_checks
-from segue.advisor.plan import REACH, Plan, make_plan
+from segue.advisor.plan import DAYS_A_MONTH, REACH, Plan, make_plan
+
+PLAUSIBLE_REQUESTS: Final = 3000.0  # of one user a month: a hundred a day
 
 
 class Advice(BaseModel):
@@ -42,10 +46,22 @@ def advise(facts: Facts, answers: Answers, table: Framework | None = None, *, re
         capacity=capacity,
         plan=plan,
         wanting=(
-            *_wanting(checks, facts, answers),
+            *_wanting(checks, facts, answers, capacity.requests_a_month),
             *(f"traffic: {why}." for one in plan.stages if (why := one.out_of_reach) is not None),
+            *_against_months(plan, answers.months),
         ),
     )
+
+
+def _against_months(plan: Plan, months: float) -> list[str]:
+    """What is to be said where the plan outlasts the time in which it must pay off: its stages come one after another."""
+    days = sum(one.days if one.days is not None else one.least_days or 0 for one in plan.stages)
+    if days <= months * DAYS_A_MONTH:
+        return []
+    return [
+        f"months: the plan's evidence takes {days:,} days or more, and within {months:g} months ({months * DAYS_A_MONTH:.0f} "
+        "days) it must have paid off. Mend: see what shortens a stage, or allow it more time."
+    ]
 
 
 def _headline(found: Recommendation, table: Framework) -> str:
@@ -63,7 +79,7 @@ def _headline(found: Recommendation, table: Framework) -> str:
     return said
 
 
-def _wanting(checks: list[Check], facts: Facts, answers: Answers) -> list[str]:
+def _wanting(checks: list[Check], facts: Facts, answers: Answers, requests_a_month: float) -> list[str]:
     found = [f"{check.name}: {check.told}. Mend: {check.mend}." for check in checks if not check.passed]
     if facts.readiness is not None:
         report = facts.readiness
@@ -76,6 +92,11 @@ def _wanting(checks: list[Check], facts: Facts, answers: Answers) -> list[str]:
         here = int(report["size"]["items"])
         if answers.items > 2 * here:
             found.append(f"your catalogue: {answers.items:,} items are served, these data hold {here:,}.")
+    if (busy := requests_a_month / answers.monthly_users) > PLAUSIBLE_REQUESTS:
+        found.append(
+            f"requests_per_second or monthly_users: {requests_a_month:,.0f} requests a month of {answers.monthly_users:,} "
+            f"users are {busy:,.0f} requests a user. Mend: say the peak of this surface, and everybody who comes in a month."
+        )
     if not facts.records:
         found.append("training times: no step that trains was run here, so hours cannot be projected.")
     return found

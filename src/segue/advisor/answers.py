@@ -97,6 +97,8 @@ def _file(path: Path) -> Mapping[str, Any]:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is no valid YAML: {error}") from error
+    if value is None:
+        raise ConfigurationError(f"{path} is empty: write your answers there (docs/advisor.md lists them)")
     if not isinstance(value, dict):
         raise ConfigurationError(f"{path} must be a mapping of answers, such as `monthly_users: 200000`")
     return {str(name): one for name, one in value.items()}

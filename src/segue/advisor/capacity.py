@@ -30,12 +30,14 @@ class ServingCapacity(_Record):
 
 
 class TrainingCapacity(_Record):
-    """``hours``: of one machine like this one, for a step at the stated scale. ``measured_hours``: as it ran here."""
+    """``hours``: of one machine like this one, for a step at the stated scale. ``measured_hours``: as it ran here.
+    ``taken_over``: the step whose weights it took without training itself, and which has the hours."""
 
     step: str
     hours: float
     measured_hours: float
     scale: float  # events there over events here
+    taken_over: str | None = None
 
 
 class Capacity(_Record):
@@ -125,6 +127,7 @@ def _training(facts: Facts, answers: Answers, said: list[str]) -> tuple[Training
             hours=float(record["seconds"]) / HOUR * scale,
             measured_hours=float(record["seconds"]) / HOUR,
             scale=scale,
+            taken_over=facts.taken_over.get(step),
         )
         for step, record in facts.records.items()
         if "seconds" in record

@@ -23,13 +23,15 @@ TRAINING_STEPS: Final = ("incumbent", "incumbent_refit", "tuning", "generative_m
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Null or empty: never measured here. ``records``: the last run record of every step that trains. ``exposures``: lists
-    that the online store knows and no replay asked for; ``feedback`` likewise."""
+    that the online store knows and no replay asked for; ``feedback`` likewise.
+    ``taken_over``: steps that trained nothing in their last run, by the step whose weights they took."""
 
     settings: MigrationSettings
     readiness: Mapping[str, Any] | None = None
     pilot: Decision | None = None
     check: Mapping[str, Any] | None = None
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    taken_over: Mapping[str, str] = field(default_factory=dict)
     stage: Stage | None = None
     rollbacks: int = 0
     exposures: int = 0
@@ -53,6 +55,7 @@ def gather_facts(workspace: Workspace, dataset: str, params: Params) -> Facts:
             counts = store.genuine_counts()  # a replay shows that the chain works, not that there is a public
         finally:
             store.close()
+    training = _optional(data / "generative_model" / "training.json") or {}
     return Facts(
         settings=params.migration,
         readiness=_optional(data / "readiness" / "readiness.json"),
@@ -63,6 +66,7 @@ def gather_facts(workspace: Workspace, dataset: str, params: Params) -> Facts:
             for step in TRAINING_STEPS
             if (record := _optional(workspace.run_record(dataset, step))) is not None
         },
+        taken_over={"generative_model": "tuning"} if training.get("from_trial") else {},
         stage=revisions[-1].deployment.stage if revisions else None,
         rollbacks=sum(revision.event == "rollback" for revision in revisions),
         exposures=counts["exposures"],

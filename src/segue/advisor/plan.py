@@ -14,8 +14,9 @@ from segue.advisor.answers import Answers
 from segue.advisor.framework import Framework, Level, PlanRow, Strategy
 from segue.errors import ConfigurationError
 from segue.evaluation.settings import EvaluationSettings
-from segue.migration.outlook import Lack, Traffic, longest, outlook, shares_before
+from segue.migration.outlook import Lack, Traffic, longest, outlook
 from segue.migration.policy import lint_policies, subject
+from segue.migration.power import shares_before
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics.asymptotic import MINIMUM_USERS
 from segue.schema import PathName, Stage
@@ -254,6 +255,11 @@ def _rounded(users: int) -> int:
     return math.ceil(users / step) * step
 
 
+def _counted(lack: Lack) -> str:
+    """The plan's minimum n is of these."""
+    return "" if lack.users in (None, lack.entered) else f", {lack.users:,} counted"
+
+
 def _stage(stage: Stage, row: PlanRow, lacking: list[Lack], reach_days: float) -> StagePlan:
     """``reach_days``: in which as many users come as the power calculation looks at."""
     path, share = {
@@ -267,7 +273,11 @@ def _stage(stage: Stage, row: PlanRow, lacking: list[Lack], reach_days: float) -
     else:
         told = tuple(
             f"{subject(lack.requirement)}: "
-            + (lack.says if lack.entered is None else f"{lack.entered:,} users, {lack.days} days")
+            + (
+                lack.says
+                if lack.entered is None
+                else f"{lack.entered:,} enter{_counted(lack)}, {lack.days:,} days"
+            )
             for lack in lacking
         )
     return StagePlan(

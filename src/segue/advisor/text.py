@@ -64,7 +64,7 @@ def _capacity(advice: Advice) -> Iterator[str]:
     for hours in capacity.training:
         yield (
             f"  training, {hours.step.replace('_', ' ')}: {hours.hours:,.2f} machine-hours "
-            f"({hours.measured_hours:.3f} here, times {hours.scale:,.3g})"
+            f"({hours.measured_hours:.3f} here{_taken_over(hours.taken_over)}, times {hours.scale:,.3g})"
         )
     if capacity.replacement_money_a_month is not None:
         money = f"{capacity.replacement_money_a_month:,.2f} {capacity.currency} a month"
@@ -75,7 +75,10 @@ def _plan(advice: Advice) -> Iterator[str]:
     yield "The plan:"
     for number, one in enumerate(advice.plan.stages, start=1):
         takes = "" if one.days is None else f", decided in about {one.days:,} days"
-        takes += "" if one.out_of_reach is None else f": not feasible ({one.least_days:,} days or more)"
+        if one.out_of_reach is not None:
+            takes += ": not feasible" + (
+                "" if one.days is not None else f" ({one.least_days:,} days or more)"
+            )
         yield f"  {number}. {one.stage.value}: {one.path.replace('_', ' ')} for {one.share:.0%} of the users{takes}"
         for text in one.told:
             yield from _wrapped(text, "       ")
@@ -83,3 +86,7 @@ def _plan(advice: Advice) -> Iterator[str]:
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent))
+
+
+def _taken_over(step: str | None) -> str:
+    return "" if step is None else f", weights taken over from {step}"

@@ -23,6 +23,8 @@ def sniff(path: str, separator: str | None = None) -> tuple[TableSource, pl.Data
     try:
         with fsspec.open(path, "rb", compression="infer") as file:
             content: bytes = file.read()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     encoding = "utf8"
@@ -32,7 +34,7 @@ def sniff(path: str, separator: str | None = None) -> tuple[TableSource, pl.Data
         encoding, text = "latin-1", content.decode("latin-1")
     lines = [line for line in text[:1_000_000].splitlines()[:200] if line.strip()]
     if len(lines) < 2:
-        raise DataError(f"{path} has fewer than two rows, so its shape cannot be guessed")
+        raise DataError(f"{path} is empty" if not lines else f"{path} has no rows below its first line")
     if separator is None and (separator := best_separator(lines)) is None:
         raise DataError(f"{path}: {why_none(lines)}")
     rows = split(lines, separator)

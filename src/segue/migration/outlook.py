@@ -14,8 +14,8 @@ from typing import Final
 
 from segue.errors import ConfigurationError
 from segue.migration.policy import Status, Verdict
-from segue.migration.power import Plan, requirement_power, share_before
-from segue.migration.settings import MigrationSettings, Policy, Requirement
+from segue.migration.power import Plan, requirement_power
+from segue.migration.settings import Policy, Requirement
 from segue.migration.statistics.family import confidence_of
 from segue.schema import PathName
 
@@ -26,10 +26,8 @@ _DAYS_OF_REACH: Final = 365
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """``users_per_day``: who come for the first time, in all arms; null: less than a day was seen. ``compared``: the share of
-    them in treatment and control, ``share``: the treatment's part of those, ``interleaved``: of all users, who see mixed
-    lists (null: all treated ones do). ``expected`` and ``sd``: by metric, as in :class:`segue.migration.power.Plan`;
-    ``lag_days``: until a user's window has closed."""
+    """``users_per_day``: who come for the first time, in all arms; null: less than a day was seen. ``share``, ``compared``,
+    ``interleaved``, ``expected``, ``sd``, ``ties`` and ``lag_days`` are those of :class:`segue.migration.power.Plan`."""
 
     users_per_day: float | None
     share: float
@@ -56,13 +54,6 @@ class Lack:
     entered: int | None = None
     days: int | None = None
     beyond: bool = False
-
-
-def shares_before(settings: MigrationSettings, target: str) -> dict[str, float]:
-    """``share``, ``compared`` and ``interleaved`` while the evidence for ``target`` is gathered (docs/adr/0013)."""
-    free, mixed = 1.0 - settings.holdback_share, settings.interleaved_share
-    found = {"share": share_before(settings, target) / (1.0 - mixed), "compared": free * (1.0 - mixed)}
-    return found | ({"interleaved": free * mixed} if mixed else {})
 
 
 def outlook(
@@ -138,9 +129,9 @@ def _drawn(verdict: Verdict, policy: Policy, traffic: Traffic, reach: int) -> La
         # Equal paths would leave the interval around the margin for ever.
         gain = ASSUMED_GAIN if requirement.direction == "at_least" else -ASSUMED_GAIN
         expected[requirement.metric] = requirement.margin + gain
-    mixed = traffic.interleaved if requirement.metric == "interleaving_preference" else None
     plan = Plan(
-        users_per_day=reach / _DAYS_OF_REACH, share=traffic.share if mixed is None else mixed, expected=expected, sd=traffic.sd,
+        users_per_day=reach / _DAYS_OF_REACH, share=traffic.share, compared=traffic.compared,
+        interleaved=traffic.interleaved, expected=expected, sd=traffic.sd,
         ties=traffic.ties, lag_days=traffic.lag_days, max_days=math.ceil(_DAYS_OF_REACH + traffic.lag_days),
     )  # fmt: skip
     try:
@@ -156,14 +147,12 @@ def _drawn(verdict: Verdict, policy: Policy, traffic: Traffic, reach: int) -> La
             requirement=requirement, status=verdict.status, beyond=True,
             says=f"assumed: {need.assumes}; more than {reach:,} users",
         )  # fmt: skip
-    everybody = mixed is not None or requirement.metric == "sample_ratio_deviation"
-    entered = need.entered if everybody else math.ceil(need.entered / traffic.compared)
     return Lack(
         requirement=requirement,
         status=verdict.status,
         users=need.users,
-        entered=entered,
-        days=_days(entered, traffic),
+        entered=need.entered,
+        days=_days(need.entered, traffic),
         says=f"assumed: {need.assumes}; {plan.power:.0%} of such experiments are decided by then",
     )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ _SEED: Final = 0
 _GRID_STEP: Final = 1.02  # looks are 2 % apart
 _FEWEST: Final = 50
 
+_PREFERENCE: Final = "interleaving_preference"
 _P99: Final = "latency_p99_ms"
 _TAIL: Final = 0.01  # of the lists, beyond the 99th percentile
 _SLOWER: Final = "slower_rate"  # the share of the lists that take longer than a margin
@@ -47,15 +48,18 @@ Crossing = npt.NDArray[np.float64]  # users at which each path crosses, infinity
 class Plan:
     """What is known before the experiment.
 
-    ``users_per_day``: users who enter for the first time (somebody who comes back is the same user).
-    ``share``: of them, who are treated. ``expected``: the truth to be seen, by metric: a difference where a
-    requirement compares paths, the path's own figure otherwise. ``sd``: of one user's figure within an arm, by
-    metric. ``ties``: users without a preference between interleaved lists. ``lag_days``: until a user's window
-    has closed.
+    ``users_per_day``: users who enter for the first time (somebody who comes back is the same user), in all arms.
+    ``compared``: the share of them in treatment and control, ``share``: the treatment's part of those, ``interleaved``: of
+    all users, who see mixed lists (null: all treated ones do); :func:`shares_before` says the three. ``expected``: the
+    truth to be seen, by metric: a difference where a requirement compares paths, the path's own figure otherwise. ``sd``:
+    of one user's figure within an arm, by metric. ``ties``: users without a preference between interleaved lists.
+    ``lag_days``: until a user's window has closed.
     """
 
     users_per_day: float
     share: float
+    compared: float = 1.0
+    interleaved: float | None = None
     expected: Mapping[str, float] = field(default_factory=dict)
     sd: Mapping[str, float] = field(default_factory=dict)
     ties: float = 0.6
@@ -67,6 +71,8 @@ class Plan:
         faults = (
             (self.users_per_day > 0, "users_per_day must be above 0"),
             (0 < self.share < 1, "share must be between 0 and 1"),
+            (0 < self.compared <= 1, "compared must be above 0 and at most 1"),
+            (self.interleaved is None or 0 < self.interleaved < 1, "interleaved must be between 0 and 1"),
             (0 < self.power < 1, "power must be between 0 and 1"),
             (0 <= self.ties < 1, "ties must be at least 0 and below 1"),
             (self.lag_days >= 0, "lag_days must not be negative"),
@@ -107,6 +113,43 @@ class PolicyNeed(BaseModel):
 def share_before(settings: MigrationSettings, target: str) -> float:
     """Share of the treatment while the evidence for ``target`` is gathered: the pilot's, or the hybrid's before full."""
     return settings.hybrid_share if target == "full" else settings.pilot_share
+
+
+class Shares(TypedDict):
+    """As in :class:`Plan`."""
+
+    share: float
+    compared: float
+    interleaved: float | None
+
+
+def shares_before(settings: MigrationSettings, target: str, share: float | None = None) -> Shares:
+    """Who sees what while the evidence for ``target`` is gathered (docs/adr/0013). ``share``: of the users who are not held
+    back, the treatment's; default: the settings'."""
+    free, mixed = 1.0 - settings.holdback_share, settings.interleaved_share
+    treated = share_before(settings, target) if share is None else share
+    return {
+        "share": treated / (1.0 - mixed),
+        "compared": free * (1.0 - mixed),
+        "interleaved": free * mixed if mixed else None,
+    }
+
+
+def refuse_unused(policy: Policy, plan: Plan) -> None:
+    """Raises ConfigurationError for a figure that is said of a metric which ``policy`` has not, or has no use for."""
+    drawn = [
+        one
+        for one in policy.requirements
+        if one.kind == "online" and one.metric != "duration_days" and not _is_own_p99(one)
+    ]
+    known = {one.metric: None for one in drawn}
+    varying = {one.metric: None for one in drawn if _form(one) is Form.ASYMPTOTIC}
+    for option, given, used in (("--expect", plan.expected, known), ("--sd", plan.sd, varying)):
+        if unused := [name for name in given if name not in used]:
+            raise ConfigurationError(
+                f"{option} {unused[0]}=…: no online requirement of this policy uses it; it uses "
+                f"{', '.join(used) or 'none'}"
+            )
 
 
 def named_numbers(texts: Sequence[str], option: str) -> dict[str, float]:
@@ -159,31 +202,29 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
             requirement=subject(requirement), outcome="met", users=all_users, entered=all_users, days=duration,
             confidence=None, interval="elapsed days, no estimate", assumes="the experiment runs on",
         )  # fmt: skip
-    if name == _P99 and requirement.against is None and requirement.direction == "at_most":
+    if _is_own_p99(requirement):
         return _quantile_power(requirement, plan, confidence)
     truth = _expected(requirement, plan)
     at_least = requirement.direction == "at_least"
     room = truth - requirement.margin if at_least else requirement.margin - truth
-    own_share = 1.0 - plan.share if requirement.path == PathName.CASCADE else plan.share
-    if name == "sample_ratio_deviation":
-        arm, form, assumes = (
-            1.0,
-            Form.MULTINOMIAL,
-            "users are assigned as planned, but for the stated deviation",
-        )
+    own_share = plan.compared * (1.0 - plan.share if requirement.path == PathName.CASCADE else plan.share)
+    among = "" if plan.compared == 1.0 else f"; {plan.compared:.3g} of all users are compared"
+    form = _form(requirement)
+    if form is Form.MULTINOMIAL:
+        arm, assumes = 1.0, "users are assigned as planned, but for the stated deviation"
         crossing = _ratio_crossing(requirement, plan, truth, confidence)
-    elif name == "interleaving_preference" or (requirement.against is None and name.endswith("_rate")):
-        arm, form = own_share, Form.BETTING
-        if name == "interleaving_preference":
-            assumes = f"{plan.ties:.0%} of the users prefer neither; all treated users see interleaved lists"
+    elif form is Form.BETTING:
+        if name == _PREFERENCE:
+            arm = own_share if plan.interleaved is None else plan.interleaved
+            who = "all treated users" if plan.interleaved is None else f"{plan.interleaved:.3g} of all users"
+            assumes = f"{plan.ties:.0%} of the users prefer neither; {who} see interleaved lists"
         else:
-            assumes = "a user meets it always or never, the widest case"
+            arm, assumes = own_share, f"a user meets it always or never, the widest case{among}"
         crossing = _bounded_crossing(requirement, plan, truth, confidence)
     else:
-        form = Form.ASYMPTOTIC
-        arm = 1.0 if requirement.against is not None else own_share
+        arm = plan.compared if requirement.against is not None else own_share
         sd = _sd(requirement, plan)
-        assumes = f"one user's figure has the standard deviation {sd:g} in either arm"
+        assumes = f"one user's figure has the standard deviation {sd:g} in either arm{among}"
         crossing = _asymptotic_crossing(requirement, plan, truth, sd, confidence)
     limit = (plan.max_days - plan.lag_days) * plan.users_per_day * arm
     users = None
@@ -202,6 +243,21 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
         interval=form.value,
         assumes=f"truth {truth:g}; {assumes}",
     )
+
+
+def _is_own_p99(requirement: Requirement) -> bool:
+    name = requirement.metric.partition("@")[0]
+    return name == _P99 and requirement.against is None and requirement.direction == "at_most"
+
+
+def _form(requirement: Requirement) -> Form:
+    """Of the sequence that judges an online requirement other than a duration."""
+    name = requirement.metric.partition("@")[0]
+    if name == "sample_ratio_deviation":
+        return Form.MULTINOMIAL
+    if name == _PREFERENCE or (requirement.against is None and name.endswith("_rate")):
+        return Form.BETTING
+    return Form.ASYMPTOTIC
 
 
 def _quantile_power(requirement: Requirement, plan: Plan, confidence: float) -> Need:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from segue.errors import StateError
+from segue.migration.deployment import Deployment
 from segue.migration.ledger import Ledger
 from segue.params import Params
 from segue.replay.events import ReplayEvents
@@ -34,7 +35,7 @@ def replay(
 
     Raises StateError where the service follows no deployment of this data set, or was replayed into already.
     """
-    _require_deployment(client, workspace, dataset)
+    scenario = _followed(client, workspace, dataset).scenario
     events = ReplayEvents.read(workspace.step(dataset, "splits"), most=most)
     store = open_store(workspace, dataset)
     try:
@@ -49,7 +50,16 @@ def replay(
             tell(
                 f"{events.users} held-back users, {len(events)} events; {len(journal.posted)} were replayed before"
             )
-            done = Replay(client, store, events, journal, dataset=dataset, batch=batch, progress=tell).run()
+            done = Replay(
+                client,
+                store,
+                events,
+                journal,
+                dataset=dataset,
+                scenario=scenario,
+                batch=batch,
+                progress=tell,
+            ).run()
         found = verdict(workspace, dataset, params, store, users_per_day=users_per_day)
     finally:
         store.close()
@@ -61,6 +71,8 @@ def replay(
 def described(done: Replayed, found: Verdict) -> Iterator[str]:
     """For people, a line each."""
     yield f"replayed {done.events} events now, {done.total} in all, of {done.users} real users whom no model has seen"
+    if done.scenario is not None:
+        yield f"every list was asked for in the scenario {done.scenario!r}, to which the experiment is confined"
     if done.resumed:
         yield f"{done.resumed} lists of an interrupted run were not asked for again"
     for arm, hits in done.arms.items():
@@ -102,8 +114,8 @@ def _power(found: Verdict) -> Iterator[str]:
         yield f"  {one.requirement}: {one.outcome}, {users}; {one.assumes}"
 
 
-def _require_deployment(client: Client, workspace: Workspace, dataset: str) -> None:
-    """Raises StateError where the service does not follow this data set's deployment, or logs nothing."""
+def _followed(client: Client, workspace: Workspace, dataset: str) -> Deployment:
+    """The deployment of now. Raises StateError where the service does not follow this data set's deployment, or logs nothing."""
     health = client.health()
     if health.get("mode") != "following":
         raise StateError(
@@ -113,10 +125,16 @@ def _require_deployment(client: Client, workspace: Workspace, dataset: str) -> N
         raise StateError("the service has no online store: nothing it shows could be counted")
     ledger = Ledger.open(workspace, dataset)
     try:
-        known = {name for revision in ledger.revisions() for name in revision.deployment.bundles}
+        deployments = [revision.deployment for revision in ledger.revisions()]
     finally:
         ledger.close()
+    known = {name for one in deployments for name in one.bundles}
     if foreign := sorted(set(health["bundles"]) - known):
         raise StateError(
             f"the service serves bundle {foreign[0][:12]}, which {dataset} never deployed: it follows another data set"
         )
+    if not deployments:
+        raise StateError(
+            f"nothing is deployed for {dataset} yet: `segue run --dataset {dataset}` comes first"
+        )
+    return deployments[-1]

@@ -41,15 +41,16 @@ class Journal:
 
     def __init__(self, path: Path, identity: Mapping[str, str]) -> None:
         self.path = path
+        self._identity = dict(identity)
         self.shown: dict[tuple[str, int], Shown] = {}
         self.posted: set[tuple[str, int]] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = path.is_file() and self._drop_half_a_line()
-        if known:
+        # The line that says what is replayed comes with the first list: a run that is refused leaves no journal behind.
+        self._headed = False
+        if path.is_file() and self._drop_half_a_line():
             self._read(identity)
+            self._headed = True
         self._file = path.open("a", encoding="utf-8")
-        if not known:
-            self._write({"replay": dict(identity)})
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +72,17 @@ class Journal:
         self._write({"posted": done})
         self.posted.update(done)
 
+    def forget(self) -> None:
+        """Empty it, for a run that began it and found that it must not go on."""
+        self._file.truncate(0)
+        self.shown.clear()
+        self.posted.clear()
+        self._headed = False
+
     def _write(self, line: Any) -> None:
+        if not self._headed:
+            self._headed = True
+            self._write({"replay": self._identity})
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from segue.errors import StateError
+from segue.migration.deployment import SCENARIO
 from segue.replay.events import ReplayEvent, ReplayEvents
 from segue.replay.journal import Journal, Shown
 from segue.serving.requests import Answer, Event, Feedback, RecommendRequest
@@ -36,7 +37,7 @@ class ArmHits:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay did: now, and with what an earlier run of it had done (``total``)."""
+    """What a replay did: now, and with what an earlier run of it had done (``total``). ``scenario``: of every list asked for."""
 
     users: int
     events: int  # posted now
@@ -45,6 +46,7 @@ class Replayed:
     erased: int  # events of erased users: not kept
     arms: dict[str, ArmHits]
     exposures: Comparison
+    scenario: str | None = None
 
 
 class Replay:
@@ -53,6 +55,7 @@ class Replay:
     Args:
         client: of the service.
         store: where the service logs. events: what is replayed. journal: of this replay.
+        scenario: to which the experiment is confined; every list is asked for in it, or nobody would enter.
         batch: lists a call at most. progress: told now and then.
     """
 
@@ -64,6 +67,7 @@ class Replay:
         journal: Journal,
         *,
         dataset: str,
+        scenario: str | None = None,
         batch: int = 128,
         progress: Callable[[str], None] = print,
     ) -> None:
@@ -72,6 +76,7 @@ class Replay:
         self._events = events
         self._journal = journal
         self._dataset = dataset
+        self._scenario = scenario
         self._batch = batch
         self._progress = progress
         self._hash: dict[str, str] = {}
@@ -91,6 +96,7 @@ class Replay:
             resumed += self._show(left)
             found = self._post(left)
             if first_ever and found.duplicates and not resumed:
+                self._journal.forget()  # it holds this wave alone, and may be of the wrong store
                 raise StateError(
                     f"{found.duplicates} of the first {len(left)} events were replayed before, by a run whose journal is not "
                     f"at {self._journal.path}: put it back, or begin with a new online store"
@@ -109,6 +115,7 @@ class Replay:
             erased=erased,
             arms=self.arms(),
             exposures=self.compare(),
+            scenario=self._scenario,
         )
 
     def arms(self) -> dict[str, ArmHits]:
@@ -140,8 +147,9 @@ class Replay:
         """Ask for a list before each event that has none yet; how many had one from an interrupted run."""
         new = [event for event in events if self._key(event) not in self._journal.shown]
         if new:
+            context = {} if self._scenario is None else {SCENARIO: self._scenario}
             answers = self._client.recommend(
-                [RecommendRequest(user_id=event.user_id, replay=True) for event in new]
+                [RecommendRequest(user_id=event.user_id, context=context, replay=True) for event in new]
             )
             self._journal.show(
                 [self._shown(event, answer) for event, answer in zip(new, answers, strict=True)]

@@ -20,7 +20,7 @@ from segue.migration.gates import policy_of
 from segue.migration.ledger import Ledger
 from segue.migration.online import About, online_evidence
 from segue.migration.online_experiment import Experiment, running_experiment
-from segue.migration.power import Plan, PolicyNeed, policy_power, share_before
+from segue.migration.power import Plan, PolicyNeed, policy_power, shares_before
 from segue.migration.settings import MigrationSettings, Policy
 from segue.migration.state import State
 from segue.migration.statistics.linearised import arm_estimate
@@ -116,7 +116,7 @@ def needed(
         return None, "nobody clicked, so how much one user's CTR varies is not known"
     plan = Plan(
         users_per_day=users_per_day,
-        share=share_before(settings, target.value),
+        **shares_before(settings, target.value),
         expected=expected,
         sd=sd,
     )

@@ -63,7 +63,8 @@ def write_advice_page(reports: Path, advice: Advice, table: Framework, *, datase
         ],
         training=[
             {
-                "step": words(one.step),
+                "step": words(one.step)
+                + ("" if one.taken_over is None else f" (weights taken over from {words(one.taken_over)})"),
                 "hours": number(one.hours, 2),
                 "here": number(one.measured_hours, 3),
                 "scale": f"{one.scale:,.3g}",

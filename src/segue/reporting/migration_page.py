@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from segue.migration.decide import Outcome
 from segue.migration.deployment import CANARY, HOLDBACK, INTERLEAVED, Deployment
-from segue.migration.outlook import Lack, Traffic, longest, outlook, shares_before
+from segue.migration.outlook import Lack, Traffic, longest, outlook
 from segue.migration.policy import Status
+from segue.migration.power import shares_before
 from segue.reporting.index_page import STAGES
 from segue.reporting.migration_evidence import (
     arm_row,

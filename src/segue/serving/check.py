@@ -237,7 +237,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, sec
             time.sleep(0.1)  # not listening yet
         else:
             time.sleep(0.1)
-    raise ServerError(f"the server was not ready after {seconds:.0f} s:\n{_tail(log)}")
+    raise ServerError(
+        f"the server was not ready after {seconds:.0f} s (serving.check_start_seconds):\n{_tail(log)}"
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

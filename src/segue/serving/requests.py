@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import time
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 _NO_NUL = r"^[^\x00]+$"  # Postgres keeps no NUL in a text
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_NO_NUL)]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_NO_NUL)]
 RowId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
 Action = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
-Seconds = Annotated[int, Field(ge=-(2**53), le=2**53)]  # since 1970-01-01 UTC
+MAX_AHEAD_SECONDS = 86_400.0  # of a clock: as far ahead as validation lets interactions be by default
+_Number = TypeVar("_Number", int, float)
+
+
+def _past(when: _Number) -> _Number:
+    """A moment ahead of everything would stay the newest for ever."""
+    if when > time.time() + MAX_AHEAD_SECONDS:
+        raise ValueError(
+            f"{when} lies more than a day ahead; give seconds since 1970-01-01 UTC: is this milliseconds?"
+        )
+    return when
+
+
+_Moment = (Field(ge=-(2**53), le=2**53), AfterValidator(_past))
+Seconds = Annotated[int, *_Moment]  # since 1970-01-01 UTC, at most a day ahead
 FeedbackKind = Literal["click", "view", "add_to_cart", "like", "purchase", "rating", "dismiss"]
 ServedPath = Literal[
     "cascade", "recall_route", "rerank", "blended", "generative", "interleaved", "popularity"
@@ -96,7 +111,7 @@ class Feedback(_Wire):
     ``exposure_id`` is the one that the answer carried. It may be posted at any time: before the exposure is
     visible, days later, in any order. Without it, ``user_id`` is needed, and the feedback belongs to the user's
     newest exposure that showed the item within the attribution window; else it is kept, and counted as
-    unattributed. ``value``: the stars of a rating, the amount of a purchase.
+    unattributed. ``value``: the stars of a rating, the amount of a purchase (at least 0: a refund is no purchase).
     """
 
     feedback_id: RowId
@@ -105,9 +120,7 @@ class Feedback(_Wire):
     exposure_id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)] | None = None
     user_id: UserId | None = None
     value: float | None = None
-    timestamp: Annotated[float, Field(ge=-(2**53), le=2**53)] | None = (
-        None  # seconds; default: when it arrived
-    )
+    timestamp: Annotated[float, *_Moment] | None = None  # seconds; default: when it arrived
 
     @model_validator(mode="after")
     def _belongs_somewhere(self) -> Feedback:
@@ -115,6 +128,8 @@ class Feedback(_Wire):
             raise ValueError("give the exposure_id of the answer that showed the item, or a user_id")
         if self.kind == "rating" and self.value is None:
             raise ValueError("a rating needs a value")
+        if self.kind == "purchase" and not (self.value is not None and self.value >= 0):
+            raise ValueError("a purchase needs a value, its amount, of at least 0")
         return self
 
 

@@ -29,12 +29,11 @@ from segue.simulation.settings import SETTINGS_FILE, SimulationSettings, Truth, 
 from segue.simulation.timeline import Timeline
 from segue.simulation.traffic_loop import Traffic, TrafficLoop
 from segue.simulation.users import Histories, draw_crowd
-from segue.simulation.workspace import NAMED, SimulationWorkspace, prepare
+from segue.simulation.workspace import NAMED, REPORT_FILE, SimulationWorkspace, prepare
 from segue.traffic.client import Client, HttpClient
 from segue.traffic.exposure_count import Comparison
 from segue.workspace import Workspace
 
-REPORT_FILE: Final = "report.json"
 ROLLBACK: Final = "rollback"
 
 Serve = Callable[[SimulationWorkspace, dict[str, str], bool], AbstractContextManager[Client]]
@@ -99,6 +98,7 @@ def simulate(
     users: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    again: bool = False,
     tell: Callable[[str], None] = print,
     serve: Serve | None = None,
 ) -> Simulated:
@@ -106,15 +106,16 @@ def simulate(
 
     Args:
         users: who come at most; default: what ``simulation.yaml`` says.
+        again: put this simulation in the place of a finished one of its name.
         serve: gives the client of a service that runs in the simulation's workspace, with this environment, its lists
             asked for one by one where the last argument says so; default: ``bentoml serve`` on a free port.
 
     Raises ConfigurationError for settings that are wrong, ArtifactError where the dataset's graph has not run, StateError
-    where the watcher does not answer a crossed guardrail.
+    where a finished simulation has that name, or the watcher does not answer a crossed guardrail.
     """
     settings = load_settings(workspace.root / SETTINGS_FILE)
     planted = settings.truths[truth]
-    own = prepare(workspace, dataset, settings, truth, seed, name)
+    own = prepare(workspace, dataset, settings, truth, seed, name, again=again)
 
     def say(text: str) -> None:
         tell(f"[SIMULATION {own.name}] {text}")

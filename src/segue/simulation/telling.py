@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from segue.simulation.simulate import REPORT_FILE, Simulated
+from segue.simulation.simulate import Simulated
+from segue.simulation.workspace import REPORT_FILE
 
 
 def summary(found: Simulated) -> Iterator[str]:

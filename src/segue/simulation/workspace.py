@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 
 from segue.artifacts import read_json, write_json, write_text
-from segue.errors import ArtifactError, ConfigurationError
+from segue.errors import ArtifactError, ConfigurationError, StateError
 from segue.params import lay_over, load_params
 from segue.serving.readable import require_readable
 from segue.simulation.settings import SimulationSettings, TruthName
@@ -28,6 +28,7 @@ from segue.workspace import Workspace
 MARK: Final = (
     "simulation.json"  # in state/<dataset>/: whoever reads that state must say that it is a simulation's
 )
+REPORT_FILE: Final = "report.json"  # written last: where it lies, the simulation is finished
 # Variables that name a real store, ledger, document or spool: a simulation's processes must not inherit them.
 NAMED: Final = ("SEGUE_STORE", "SEGUE_LEDGER_URL", "SEGUE_DEPLOYMENT", "SEGUE_SPOOL")
 # What a simulated migration rests on: the two bundles, and what was measured before anybody was served.
@@ -63,13 +64,20 @@ class SimulationWorkspace:
 
 
 def prepare(
-    real: Workspace, dataset: str, settings: SimulationSettings, truth: TruthName, seed: int, name: str | None
+    real: Workspace,
+    dataset: str,
+    settings: SimulationSettings,
+    truth: TruthName,
+    seed: int,
+    name: str | None,
+    *,
+    again: bool = False,
 ) -> SimulationWorkspace:
-    """Make the workspace anew; an earlier simulation of that name is removed.
+    """Make the workspace anew. What an interrupted simulation of that name left is removed, a finished one only ``again``.
 
-    Raises ConfigurationError for a bad name, an override that ``params.yaml`` would refuse, or a folder in the way that is
-    no simulation's; ArtifactError where the real dataset lacks an artifact, or its model cannot be loaded: every contender
-    would be rolled back for its fallbacks, whatever is planted.
+    Raises StateError where a finished one is in the way; ConfigurationError for a bad name, an override that ``params.yaml``
+    would refuse, or a folder in the way that is no simulation's; ArtifactError where the real dataset lacks an artifact, or
+    its model cannot be loaded: every contender would be rolled back for its fallbacks, whatever is planted.
     """
     name = name or f"{truth.value}-{seed}"
     if not _NAME.fullmatch(name):
@@ -84,7 +92,7 @@ def prepare(
             )
     require_readable(real.step(dataset, "bundle"))
     root = real.state(dataset) / "simulations" / name
-    _remove_former(root)
+    _remove_former(root, again=again)
     own = SimulationWorkspace(
         workspace=Workspace(root),
         dataset=f"{dataset}-simulation-{name}-{secrets.token_hex(3)}",
@@ -105,13 +113,17 @@ def prepare(
     return own
 
 
-def _remove_former(root: Path) -> None:
+def _remove_former(root: Path, *, again: bool) -> None:
     if not root.exists():
         return
     mark = root / MARK
     if not mark.is_file() or not isinstance(read_json(mark), dict):
         raise ConfigurationError(
             f"{root} is no simulation's ({MARK} is missing): move it away, or give --name"
+        )
+    if (root / REPORT_FILE).is_file() and not again:
+        raise StateError(
+            f"{root} holds a finished simulation: give --again to put another in its place, or --name to keep both"
         )
     shutil.rmtree(root)
 

@@ -7,7 +7,7 @@ import time
 import polars as pl
 
 from segue.blending.fit import FittedBlend, fit_weights, shown_items
-from segue.errors import StateError
+from segue.errors import ConfigurationError, StateError
 from segue.migration.deployment import Deployment
 from segue.migration.ledger import Ledger
 from segue.schema import PathName
@@ -26,6 +26,8 @@ def fit_blend(
     are, and DataError where there is too little to learn from.
     """
     refuse_while_frozen(_current(workspace, dataset))
+    if days is not None and not days > 0:
+        raise ConfigurationError(f"--days {days:g}: it must be above 0")
     since = None if days is None else time.time() - days * _DAY
     parts = []
     for exposures, attributed in store.attributed():

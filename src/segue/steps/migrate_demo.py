@@ -47,7 +47,7 @@ def migrate_demo(
         for truth in truths:
             tell("")
             tell(f"== SIMULATION: the contender is {truth} (planted; says nothing about a real public) ==")
-            one = simulate(workspace, dataset, truth, seed=seed, tell=tell)
+            one = simulate(workspace, dataset, truth, seed=seed, again=True, tell=tell)
             for line in summary(one):
                 tell(line)
             found.append(one)

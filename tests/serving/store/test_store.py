@@ -375,6 +375,8 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         {"feedback_id": "f", "kind": "stare", "item_id": "i", "user_id": "u"},
         {"feedback_id": "f", "kind": "click", "item_id": "i\0", "user_id": "u"},
         {"feedback_id": "f", "kind": "purchase", "item_id": "i", "user_id": "u", "value": float("nan")},
+        {"feedback_id": "f", "kind": "purchase", "item_id": "i", "user_id": "u"},
+        {"feedback_id": "f", "kind": "purchase", "item_id": "i", "user_id": "u", "value": -3},
         {"feedback_id": "f", "kind": "click", "item_id": "i", "user_id": "u", "timestamp": 1e300},
     ],
 )
