@@ -67,7 +67,7 @@ def test_a_pilot_shows_evidence_margins_funnel_and_how_long_it_takes(workspace_r
     assert clicks.needed_n is not None
     html, text = page(workspace_root)
     assert "9.5 % of the users get lists in which the generative model has a part" in text
-    assert "4 of 6 requirements are still open; at today's traffic that takes about" in text
+    assert "6 of 8 requirements are still open; at today's traffic that takes about" in text
     assert "the generative path may lose at most 0.50 points against the cascade" in text
     assert html.count('class="band') == 3
     # Treatment and control are 95 % of the 95 % who are not held back: the others do not count in the comparison.
