@@ -137,7 +137,7 @@ class Benchmark:
                 _described(settings),
                 tokenizer.described(),
                 world.content_sha256,
-                world.params.decoding.described(),
+                world.params.decoding.described() if one.generative else None,
                 self._plan.validation_users,
                 world.device,
                 world.threads,
