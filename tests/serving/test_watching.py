@@ -457,7 +457,9 @@ def test_one_of_several_watchers_acts(store: Store, tmp_path: Path) -> None:
 def test_two_watchers_go_back_one_stage(store: Store, tmp_path: Path) -> None:
     """One more user has counted when the other looks: its decision is no repetition of the first."""
     blended = FALLBACKS.model_copy(update={"path": "blended"})
-    settings = GUARDED.model_copy(update={"full": Policy(requirements=(blended,))})
+    settings = GUARDED.model_copy(
+        update={"full": Policy(requirements=(blended,)), "hybrid_path": PathName.BLENDED}
+    )
     mine, theirs = at_pilot(tmp_path, settings), StateMachine(ledger(tmp_path), settings)
     mine.advance(promote(Target.HYBRID, CONTENDER), CONTENDER)
     store.log_exposures([shown(number, deployment=3, fallback="it broke") for number in range(100)])
