@@ -192,7 +192,7 @@ def test_heads_are_those_of_the_paths_that_serve(made: World, tmp_path: Path) ->
 
 
 def test_a_pair_of_equal_weight_ranks_by_the_sum_of_log_softmaxes(made: World) -> None:
-    from segue.benchmarking.sequential import SummedScorer
+    from segue.benchmarking.ensembles import SummedScorer
 
     rng = np.random.default_rng(0)
 

@@ -98,10 +98,10 @@ _ALL = (
     ),
     Contender(
         name="sasrec_pair",
-        settings=sequential.PairSettings,
-        defaults=lambda _: sequential.PairSettings(),
-        fit=sequential.fit_pair,
-        code=_SEQUENTIAL,
+        settings=ensembles.PairSettings,
+        defaults=lambda _: ensembles.PairSettings(),
+        fit=ensembles.fit_pair,
+        code=(*_SEQUENTIAL, "benchmarking.ensembles"),
         needs=("sasrec", "sasrec_content"),
     ),
     Contender(
@@ -137,12 +137,12 @@ _ALL = (
     ),
     Contender(
         name="cascade",
-        settings=sequential.CascadeOfPartsSettings,
-        defaults=lambda world: sequential.CascadeOfPartsSettings(
+        settings=ensembles.CascadeOfPartsSettings,
+        defaults=lambda world: ensembles.CascadeOfPartsSettings(
             recall_per_route=world.params.cascade.recall_per_route
         ),
-        fit=sequential.fit_cascade,
-        code=(*_SEQUENTIAL, "cascade.cascade", "cascade.rank", "cascade.recall"),
+        fit=ensembles.fit_cascade,
+        code=(*_SEQUENTIAL, "benchmarking.ensembles", "cascade.cascade", "cascade.rank", "cascade.recall"),
         needs=("sasrec", "item_knn", "two_tower", "popularity"),
     ),
     _generated("house", "house", "towers"),

@@ -1,15 +1,35 @@
-"""Sums of models of different kinds: what a generative model of several experts is to be compared with."""
+"""Contenders that are made of others: sums, which a generative model of several experts is compared with, and the cascade."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from segue.benchmarking import answers
 from segue.benchmarking.contender import Fit, Fitted
 from segue.benchmarking.counted import path_ndcg
-from segue.benchmarking.sequential import SummedScorer
-from segue.cascade.cascade import DensePath
+from segue.cascade.cascade import CascadePath, DensePath
+from segue.cascade.scorers import DenseScorer
+from segue.paths import Request
 from segue.settings import Settings
+
+
+class PairSettings(Settings):
+    """Two models, summed."""
+
+    weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the second; the best on validation is taken
+    seed: int = 17  # draws nothing: the parts have seeds
+
+
+class CascadeOfPartsSettings(Settings):
+    """The incumbent cascade, of the contenders that are its parts."""
+
+    recall_per_route: int = Field(200, ge=1)
+    seed: int = 17  # draws nothing: the parts have seeds
 
 
 class SasrecTwoTowerSettings(Settings):
@@ -21,22 +41,73 @@ class SasrecTwoTowerSettings(Settings):
     seed: int = 17  # draws nothing: the parts have seeds
 
 
+class SummedScorer:
+    """(1 - w) a + w b of two scorers over the same items.
+
+    The sum of two log-softmaxes ranks items just so: what normalises each is the same for all items of a request.
+    """
+
+    def __init__(self, first: DenseScorer, second: DenseScorer, weight: float) -> None:
+        self.name = f"{first.name}+{second.name}"
+        self._parts = ((first, np.float32(1 - weight)), (second, np.float32(weight)))
+        self.vectors = np.concatenate([first.vectors, second.vectors], axis=1)
+        self.known = first.known & second.known
+
+    def users(self, requests: Sequence[Request]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """[B, d] vectors, and [B] whether both could read the history."""
+        vectors, answered = zip(*(part.users(requests) for part, _ in self._parts), strict=True)
+        scaled = [
+            own.astype(np.float32) * weight for own, (_, weight) in zip(vectors, self._parts, strict=True)
+        ]
+        return np.concatenate(scaled, axis=1), answered[0] & answered[1]
+
+
+def fit_pair(fit: Fit) -> Fitted:
+    """The sum of the two parts, weighed by validation: what an ensemble of two towers has to beat."""
+    return _summed(fit, "weight_of_second", {weight: weight for weight in fit.settings.weights})
+
+
 def fit_sasrec_two_tower(fit: Fit) -> Fitted:
     """The two summed, as the house model sums the experts of its dense head."""
-    sasrec, two_tower = (part.model for part in fit.parts.values())
-
-    def path(factor: float) -> DensePath:
-        # (1 - w) a + w b ranks as a + f b does where f = w / (1 - w).
-        return DensePath(SummedScorer(sasrec, two_tower, factor / (1 + factor)), fit.world.items)
-
-    values = {factor: path_ndcg(fit.world, path(factor)) for factor in fit.settings.factors}
-    best = max(sorted(values), key=lambda factor: values[factor])
-    return Fitted(
-        judge=answers.of_path(path(best)),
-        validation=values[best],
-        facts={"factor_of_second": best},
-        **{
-            name: sum(getattr(part, name) for part in fit.parts.values())
-            for name in ("parameters", "train_seconds", "wall_seconds", "epochs")
-        },
+    # (1 - w) a + w b ranks as a + f b does where f = w / (1 - w).
+    return _summed(
+        fit, "factor_of_second", {factor: factor / (1 + factor) for factor in fit.settings.factors}
     )
+
+
+def _summed(fit: Fit, name: str, weights: Mapping[float, float]) -> Fitted:
+    """The sum of the two parts that is best on validation; ``weights`` of the second by what ``facts`` call ``name``."""
+    first, second = (part.model for part in fit.parts.values())
+
+    def path(key: float) -> DensePath:
+        return DensePath(SummedScorer(first, second, weights[key]), fit.world.items)
+
+    values = {key: path_ndcg(fit.world, path(key)) for key in weights}
+    best = max(sorted(values), key=lambda key: values[key])
+    if fit.report is not None:
+        fit.report(0, {"validation": values[best]})
+    return Fitted(
+        judge=answers.of_path(path(best)), validation=values[best], facts={name: best}, **_sums(fit)
+    )
+
+
+def fit_cascade(fit: Fit) -> Fitted:
+    """Recall by all four parts, ranked by SASRec."""
+    world, parts = fit.world, fit.parts
+    path = CascadePath(
+        world.items,
+        world.params.cascade.model_copy(update={"recall_per_route": fit.settings.recall_per_route}),
+        sasrec=parts["sasrec"].model,
+        item_knn=parts["item_knn"].model,
+        two_tower=parts["two_tower"].model,
+        popularity=parts["popularity"].model,
+    )
+    return Fitted(judge=answers.of_path(path), validation=path_ndcg(world, path), **_sums(fit))
+
+
+def _sums(fit: Fit) -> dict[str, Any]:
+    """What the parts cost together."""
+    return {
+        name: sum(getattr(part, name) for part in fit.parts.values())
+        for name in ("parameters", "train_seconds", "wall_seconds", "epochs")
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from segue.benchmarking import answers
 from segue.benchmarking.contender import CHECKPOINTS, Fit, Fitted
-from segue.benchmarking.counted import path_ndcg
 from segue.benchmarking.curve import Curve
 from segue.benchmarking.world import World
-from segue.cascade.cascade import CascadePath, DensePath
+from segue.cascade.cascade import DensePath
 from segue.cascade.esasrec import Esasrec
 from segue.cascade.sasrec import Sasrec
-from segue.cascade.scorers import DenseScorer, SasrecScorer, TwoTowerScorer
+from segue.cascade.scorers import SasrecScorer, TwoTowerScorer
 from segue.cascade.settings import EsasrecSettings, SasrecSettings, TwoTowerSettings
 from segue.cascade.two_tower import TwoTower
 from segue.cascade.validation import Validation, Vocabulary
@@ -27,9 +26,7 @@ from segue.data.sequences import Sequences
 from segue.generative.hstu_items import HstuItems
 from segue.generative.settings import GenerativeSettings
 from segue.items import ItemVectors
-from segue.paths import Request
 from segue.protocols import HistoryBatch
-from segue.settings import Settings
 from segue.training.batches import sequence_batches
 from segue.training.gradients import events_with_history
 from segue.training.loop import FitSettings
@@ -42,20 +39,6 @@ class ContentSasrecSettings(SasrecSettings):
     """SASRec that is given content besides."""
 
     content_scale: float = Field(1.0, gt=0)  # the length of an item's content vector
-
-
-class PairSettings(Settings):
-    """Two models, summed."""
-
-    weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the second; the best on validation is taken
-    seed: int = 17  # draws nothing: the parts have seeds
-
-
-class CascadeOfPartsSettings(Settings):
-    """The incumbent cascade, of the contenders that are its parts."""
-
-    recall_per_route: int = Field(200, ge=1)
-    seed: int = 17  # draws nothing: the parts have seeds
 
 
 def sasrec_defaults(world: World) -> SasrecSettings:
@@ -187,66 +170,4 @@ def _trained(
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "curve": curve.epochs,
-    }
-
-
-class SummedScorer:
-    """(1 - w) a + w b of two scorers over the same items.
-
-    The sum of two log-softmaxes ranks items just so: what normalises each is the same for all items of a request.
-    """
-
-    def __init__(self, first: DenseScorer, second: DenseScorer, weight: float) -> None:
-        self.name = f"{first.name}+{second.name}"
-        self._parts = ((first, np.float32(1 - weight)), (second, np.float32(weight)))
-        self.vectors = np.concatenate([first.vectors, second.vectors], axis=1)
-        self.known = first.known & second.known
-
-    def users(self, requests: Sequence[Request]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """[B, d] vectors, and [B] whether both could read the history."""
-        vectors, answered = zip(*(part.users(requests) for part, _ in self._parts), strict=True)
-        scaled = [
-            own.astype(np.float32) * weight for own, (_, weight) in zip(vectors, self._parts, strict=True)
-        ]
-        return np.concatenate(scaled, axis=1), answered[0] & answered[1]
-
-
-def fit_pair(fit: Fit) -> Fitted:
-    """The sum of the two parts, weighed by validation: what an ensemble of two towers has to beat."""
-    first, second = (part.model for part in fit.parts.values())
-    values = {
-        weight: path_ndcg(fit.world, DensePath(SummedScorer(first, second, weight), fit.world.items))
-        for weight in fit.settings.weights
-    }
-    best = max(sorted(values), key=lambda weight: values[weight])
-    if fit.report is not None:
-        fit.report(0, {"validation": values[best]})
-    path = DensePath(SummedScorer(first, second, best), fit.world.items)
-    return Fitted(
-        judge=answers.of_path(path),
-        validation=values[best],
-        facts={"weight_of_second": best},
-        **_sums(fit),
-    )
-
-
-def fit_cascade(fit: Fit) -> Fitted:
-    """Recall by all four parts, ranked by SASRec."""
-    world, parts = fit.world, fit.parts
-    path = CascadePath(
-        world.items,
-        world.params.cascade.model_copy(update={"recall_per_route": fit.settings.recall_per_route}),
-        sasrec=parts["sasrec"].model,
-        item_knn=parts["item_knn"].model,
-        two_tower=parts["two_tower"].model,
-        popularity=parts["popularity"].model,
-    )
-    return Fitted(judge=answers.of_path(path), validation=path_ndcg(world, path), **_sums(fit))
-
-
-def _sums(fit: Fit) -> dict[str, Any]:
-    """What the parts cost together."""
-    return {
-        name: sum(getattr(part, name) for part in fit.parts.values())
-        for name in ("parameters", "train_seconds", "wall_seconds", "epochs")
     }
