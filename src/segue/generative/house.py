@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class HouseContext:
         return len(self.state)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Tables:
     """What follows from the items and the weights: made anew in every training step, once when serving."""
 
@@ -76,6 +77,11 @@ class _Tables:
     nodes: list[Tensor]  # L of [n_(d+1), d]
     parents: list[Tensor]  # L - 1 of [n_(d+1), d]: what the head is told of the prefix
     pooled: Tensor | None  # [N, d] unit vectors: how the dense head's other expert reads and scores them
+
+    @cached_property
+    def scored(self) -> Tensor:
+        """[N, d], or [N, 2 d] where the dense head has two experts: its vectors side by side."""
+        return self.items if self.pooled is None else torch.cat([self.items, self.pooled], dim=-1)
 
 
 class HouseModel(CodebookModel):
@@ -127,9 +133,8 @@ class HouseModel(CodebookModel):
         """Tables for its features, which add nothing until they are trained; no random number is drawn."""
         self.vocabulary = vocabulary
         for tower in (self.tower, self.code_tower):
-            if tower is None:
-                continue
-            tower.context = ContextTables(vocabulary, self.settings.dimensions).to(self.device)
+            if tower is not None:
+                tower.context = ContextTables(vocabulary, self.settings.dimensions).to(self.device)
 
     def _with_context(
         self, histories: HistoryBatch, context: Sequence[dict[str, str]] | None
@@ -219,17 +224,14 @@ class HouseModel(CodebookModel):
 
     # The encoder.
 
-    def _hidden(self, batch: HistoryBatch, tables: _Tables) -> tuple[Tensor, Tensor]:
-        """Twice [B, T + 1, d], for the dense head and for the code head: state 0 knows nothing, state t the
-        first t events."""
+    def _hidden(self, batch: HistoryBatch, tables: _Tables) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Each [B, T + 1, d], for the dense head, for the code head and, where there is one, of the dense head's other expert:
+        state 0 knows nothing, state t the first t events."""
         hidden = self.tower.encode(batch, tables.raw)
-        return hidden, hidden if self.code_tower is None else self.code_tower.encode(batch, tables.code_raw)
-
-    def _pooled(self, batch: HistoryBatch, tables: _Tables) -> Tensor | None:
-        """[B, T + 1, d] likewise, of the dense head's other expert."""
+        code_hidden = hidden if self.code_tower is None else self.code_tower.encode(batch, tables.code_raw)
         if self.pooled is None or tables.pooled is None:
-            return None
-        return self.pooled.encode(batch, tables.pooled)
+            return hidden, code_hidden, None
+        return hidden, code_hidden, self.pooled.encode(batch, tables.pooled)
 
     def encode(
         self,
@@ -237,9 +239,7 @@ class HouseModel(CodebookModel):
         context: Sequence[dict[str, str]] | None = None,
     ) -> HouseContext:
         batch = self._with_context(histories, context).to(self.device)
-        tables = self._tables()
-        hidden, code_hidden = self._hidden(batch, tables)
-        pooled = self._pooled(batch, tables)
+        hidden, code_hidden, pooled = self._hidden(batch, self._tables())
         rows = torch.arange(len(hidden), device=hidden.device)
         return HouseContext(
             batch,
@@ -337,8 +337,7 @@ class HouseModel(CodebookModel):
         return torch.cat([self._user(state) for state in experts], dim=-1) / self.settings.dense_temperature
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
-        tables = self._tables()
-        vectors = tables.items if tables.pooled is None else torch.cat([tables.items, tables.pooled], dim=-1)
+        vectors = self._tables().scored
         return vectors if items is None else F.embedding(items, vectors)
 
     @staticmethod
@@ -353,9 +352,11 @@ class HouseModel(CodebookModel):
         batch = self._with_context(batch, None).to(self.device)
         tables = self._tables()
         weights = mean_weights(learnable(self.trie, batch))
-        hidden, code_hidden = (each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables))
-        pooled = self._pooled(batch, tables)
-        pooled = None if pooled is None else pooled[:, :-1].flatten(0, 1)
+        hidden, code_hidden, pooled = (
+            None if each is None else each[:, :-1].flatten(0, 1) for each in self._hidden(batch, tables)
+        )
+        assert hidden is not None
+        assert code_hidden is not None
         targets = batch.items.flatten()
         if hidden.device.type == "cpu":
             # An accelerator scores padded positions too, weighted by zero, and waits for no count.

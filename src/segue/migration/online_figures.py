@@ -73,10 +73,8 @@ def _ctr_difference(
     """Adjusted by the users' past clicks where anybody has a past that the arms cannot have moved."""
     del cutoff
     a, b = _clicks(look, arm), _clicks(look, baseline)
-    has_past = bool(a.product[2, 2] > 0 or b.product[2, 2] > 0)
-    if baseline.name == HOLDBACK:
-        # Drawn by the lasting salt, not by the experiment's: every experiment before was shown to the others alone.
-        has_past = False
+    # The holdback is drawn by the lasting salt, not by the experiment's: every experiment before was shown to the others alone.
+    has_past = baseline.name != HOLDBACK and bool(a.product[2, 2] > 0 or b.product[2, 2] > 0)
     try:
         return sequences.difference_of_arms(
             a, b, confidence=confidence, numerator=0, denominator=1, covariate=2 if has_past else None

@@ -233,11 +233,11 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-_PREFERENCE: Final = "interleaving_preference"
+PREFERENCE: Final = "interleaving_preference"
 _UNIT_METRICS: Final = (
     "ndcg", "recall", "mrr", "hit_rate", "precision", "coverage", "diversity", "list_overlap", "invalid_rate",
     "seen_rate", "error_rate", "fallback_rate", "ctr", "sample_ratio_deviation", "beam_share", "empty_rate",
-    _PREFERENCE, "refit_overlap",
+    PREFERENCE, "refit_overlap",
 )  # fmt: skip
 
 
@@ -383,7 +383,7 @@ def _absent_arms(settings: MigrationSettings) -> list[str]:
             where = f"{name}, requirement {number} ({subject(one)})"
             if one.kind != "online":
                 continue
-            if one.metric == _PREFERENCE:
+            if one.metric == PREFERENCE:
                 if name not in ("hybrid", "full"):
                     found.append(
                         f"{where} can never pass: a canary runs beside no interleaved lists; drop it"
@@ -463,7 +463,7 @@ def _unserved(settings: MigrationSettings) -> list[tuple[str, str]]:
         policy: Policy = getattr(settings, name)
         for number, one in enumerate(policy.requirements):
             # An interleaved list tells the preference for the generative path, whichever path the treatment gets.
-            if one.kind != "online" or one.metric == _PREFERENCE:
+            if one.kind != "online" or one.metric == PREFERENCE:
                 continue
             if one.path not in (served, PathName.CASCADE):
                 setting = "hybrid_path" if stage == "full" else f"{stage}_path"

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from segue.errors import ConfigurationError
-from segue.migration.policy import POWER, subject
+from segue.migration.policy import POWER, PREFERENCE, subject
 from segue.migration.settings import MigrationSettings, Policy, Requirement
 from segue.migration.statistics import asymptotic, bounded, sample_ratio
 from segue.migration.statistics.asymptotic import MINIMUM_USERS, OPTIMISED_FOR
@@ -37,7 +37,6 @@ _SEED: Final = 0
 _GRID_STEP: Final = 1.02  # looks are 2 % apart
 _FEWEST: Final = 50
 
-_PREFERENCE: Final = "interleaving_preference"
 _P99: Final = "latency_p99_ms"
 _TAIL: Final = 0.01  # of the lists, beyond the 99th percentile
 _SLOWER: Final = "slower_rate"  # the share of the lists that take longer than a margin
@@ -214,7 +213,7 @@ def requirement_power(requirement: Requirement, plan: Plan, confidence: float) -
         arm, assumes = 1.0, "users are assigned as planned, but for the stated deviation"
         crossing = _ratio_crossing(requirement, plan, truth, confidence)
     elif form is Form.BETTING:
-        if name == _PREFERENCE:
+        if name == PREFERENCE:
             arm = own_share if plan.interleaved is None else plan.interleaved
             who = "all treated users" if plan.interleaved is None else f"{plan.interleaved:.3g} of all users"
             assumes = f"{plan.ties:.0%} of the users prefer neither; {who} see interleaved lists"
@@ -255,7 +254,7 @@ def _form(requirement: Requirement) -> Form:
     name = requirement.metric.partition("@")[0]
     if name == "sample_ratio_deviation":
         return Form.MULTINOMIAL
-    if name == _PREFERENCE or (requirement.against is None and name.endswith("_rate")):
+    if name == PREFERENCE or (requirement.against is None and name.endswith("_rate")):
         return Form.BETTING
     return Form.ASYMPTOTIC
 
@@ -278,7 +277,7 @@ def _expected(requirement: Requirement, plan: Plan) -> float:
         return plan.expected[requirement.metric]
     if requirement.against is not None or requirement.metric == "sample_ratio_deviation":
         return 0.0
-    if requirement.metric == "interleaving_preference":
+    if requirement.metric == PREFERENCE:
         return 0.5
     if requirement.metric == "error_rate":
         return 0.0  # the serving check lets none in
@@ -363,7 +362,7 @@ def _bounded_crossing(
 def _distribution(
     requirement: Requirement, plan: Plan, truth: float
 ) -> tuple[Sequence[float], Sequence[float]]:
-    if requirement.metric != "interleaving_preference":
+    if requirement.metric != PREFERENCE:
         return (0.0, 1.0), (1.0 - truth, truth)
     wins = truth - plan.ties / 2.0
     if not 0 <= wins <= 1.0 - plan.ties:

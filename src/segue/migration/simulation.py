@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -119,9 +120,7 @@ def observe(
     ``treated`` (default: all) are those who meet ``effect``.
     """
 
-    def factor(planted: float) -> Floats | float:
-        return planted if treated is None else np.where(treated, planted, 1.0)
-
+    factor = partial(_factor, treated)
     requests = 1 + random.poisson(users.rate)
     taste = np.minimum(users.taste * factor(effect.clicks), 1.0)
     clicks = random.binomial(requests, taste * population.reported)
@@ -143,9 +142,14 @@ def slow_requests(
     """How many of each user's ``requests`` take longer than 99 % do where nothing is planted.
 
     Drawn on their own: they are not parts of the sum that :func:`observe` gives."""
-    factor = effect.latency if treated is None else np.where(treated, effect.latency, 1.0)
+    factor = _factor(treated, effect.latency)
     limit = population.latency_quantile_ms(SLOW)
     return np.asarray(random.binomial(requests, population.slow_share(users.slowness * factor, limit)))
+
+
+def _factor(treated: npt.NDArray[np.bool_] | None, planted: float) -> Floats | float:
+    """What is ``planted`` for those who are treated (None: all), 1 for the others."""
+    return planted if treated is None else np.where(treated, planted, 1.0)
 
 
 def pre_period(
