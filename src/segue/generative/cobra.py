@@ -51,10 +51,10 @@ from segue.generative.binding import CodebookModel, learnable, mean_weights
 from segue.generative.contrastive import catalogue_cross_entropy
 from segue.generative.layers import (
     ContentProjection,
+    RotaryBlock,
     child_log_probs,
     code_tokens,
     join_histories,
-    rotated,
     zero_embedding,
     zero_linear,
 )
@@ -112,7 +112,7 @@ class CobraModel(CodebookModel):
         self.dense_encoder = ContentProjection(content_dimensions, width, settings.dropout)
         self.read_dense = nn.Linear(width, width)
         self.blocks = nn.ModuleList(
-            _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
+            _Block(width, settings.heads, settings.dropout, inner=4 * width) for _ in range(settings.layers)
         )
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(settings.dropout)
@@ -343,25 +343,15 @@ def beam_fusion(beam: Tensor, cosine: Tensor, exists: Tensor, *, tau: float, psi
     return (tau * beam).log_softmax(dim=-1).unsqueeze(-1) + items
 
 
-class _Block(nn.Module):
-    """Pre-norm Transformer block with rotary positions, which also goes on from what it has read."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.before_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = Dropout(dropout)
+class _Block(RotaryBlock):
+    """A block that also goes on from what it has read."""
 
     def read(self, hidden: Tensor, place: Tensor) -> tuple[Tensor, _Memory]:
         """[B, S, d] at ``place`` [S], and its keys and values."""
         query, key, value = self._projected(hidden, place)
         # Padding is on the right, so causality alone keeps it out of every real position.
         mixed = causal_attention(query, key, value)
-        return self._finished(hidden, mixed.transpose(1, 2).flatten(2)), (key, value)
+        return self.finished(hidden, mixed.transpose(1, 2).flatten(2)), (key, value)
 
     def continued(self, hidden: Tensor, place: Tensor, memory: _Memory, inside: Tensor) -> Tensor:
         """[B, W, l, d] at ``place`` [B, l]: each beam sees what is ``inside`` [B, S] and its own tokens so far."""
@@ -384,21 +374,11 @@ class _Block(nn.Module):
         weights = scores.float().softmax(dim=-1).to(value.dtype)
         before, within = weights[..., :-length], weights[..., -length:]
         mixed = torch.einsum("bhwls,bhsd->bhwld", before, memory[1].to(value.dtype)) + within @ value
-        return self._finished(hidden, mixed.permute(0, 2, 3, 1, 4).flatten(3))
+        return self.finished(hidden, mixed.permute(0, 2, 3, 1, 4).flatten(3))
 
     def _projected(self, hidden: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, [B, H, Q, d / H] of hidden [B, Q, d] at ``place`` [(B,) Q]."""
-        query, key, value = (
-            torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(self.before_attention(hidden)).chunk(3, dim=-1)
-        )
-        width = query.shape[-1]
+        width = self.out.in_features // self.heads
         frequency = 10_000 ** (-torch.arange(0, width, 2, device=place.device) / width)
         angle = (place.unsqueeze(-1) * frequency).unsqueeze(-3)  # the same for every head
-        rotation = angle.cos(), angle.sin()
-        return rotated(query, rotation), rotated(key, rotation), value
-
-    def _finished(self, hidden: Tensor, mixed: Tensor) -> Tensor:
-        hidden = hidden + self.dropout(self.out(mixed))
-        result: Tensor = hidden + self.dropout(self.mlp(self.before_mlp(hidden)))
-        return result
+        return self.projected(hidden, (angle.cos(), angle.sin()))

@@ -139,6 +139,37 @@ def rotated(value: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
+class RotaryBlock(nn.Module):
+    """What pre-norm Transformer blocks with rotary positions share; what attends to what is each model's own.
+
+    ``inner``: the width of the MLP. Dropout acts on what each sub-layer returns.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, *, inner: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.before_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
+        self.dropout = Dropout(dropout)
+
+    def projected(self, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, [B, H, Q, d / H] of hidden [B, Q, d]."""
+        query, key, value = (
+            torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(self.before_attention(hidden)).chunk(3, dim=-1)
+        )
+        return rotated(query, rotation), rotated(key, rotation), value
+
+    def finished(self, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """[..., d] of what went in and what attention ``mixed`` [..., d], its heads side by side."""
+        hidden = hidden + self.dropout(self.out(mixed))
+        result: Tensor = hidden + self.dropout(self.mlp(self.before_mlp(hidden)))
+        return result
+
+
 def join_histories(old: HistoryBatch, new: HistoryBatch, max_length: int) -> HistoryBatch:
     """The newest ``max_length`` of old then new events, row by row."""
     lengths = old.lengths + new.lengths

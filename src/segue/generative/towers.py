@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from segue.generative.layers import (
     TIME_BUCKETS,
     ContextTables,
+    RotaryBlock,
     rotary_angles,
-    rotated,
     time_bucket,
     zero_embedding,
 )
@@ -67,7 +67,7 @@ class Tower(Identities):
         self.start = nn.Parameter(torch.randn(width) * _INITIAL)
         self.gaps = nn.Embedding(TIME_BUCKETS, width)
         self.blocks = nn.ModuleList(
-            _Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
+            _Block(width, settings.heads, settings.dropout, inner=2 * width) for _ in range(settings.layers)
         )
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(settings.dropout)
@@ -139,25 +139,9 @@ class PooledTower(Identities):
         return states
 
 
-class _Block(nn.Module):
-    """Pre-norm Transformer block."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.before_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.dropout = Dropout(dropout)
-
+class _Block(RotaryBlock):
     def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        batch, length, width = hidden.shape
-        qkv = self.qkv(self.before_attention(hidden)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key, value = self.projected(hidden, rotation)
         # Padding is on the right, so causality alone keeps it out of every real position.
-        attended = causal_attention(rotated(query, rotation), rotated(key, rotation), value)
-        hidden = hidden + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)))
-        result: Tensor = hidden + self.dropout(self.mlp(self.before_mlp(hidden)))
-        return result
+        mixed = causal_attention(query, key, value)
+        return self.finished(hidden, mixed.transpose(1, 2).flatten(2))
