@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import yaml
@@ -17,7 +18,7 @@ from segue.steps.offers import DECISIONS
 from segue.steps.runner import Outcome, run_step
 from segue.workspace import Workspace
 from tests.migration.builders import SETTINGS, serving
-from tests.serving.worlds import full_bundle, incumbent_bundle
+from tests.serving.worlds import as_an_earlier_version_wrote, full_bundle, incumbent_bundle
 
 DATASET = "ml-100k"
 
@@ -69,3 +70,12 @@ class Place:
     @property
     def stage(self) -> Stage:
         return read_current(self.workspace.state(DATASET) / "deployment" / "current.json").deployment.stage
+
+
+def place_of_an_earlier_version(workspace_root: Path, world: Path, folder: Path) -> Place:
+    """Bootstrapped on a copy in ``folder`` of the bundle ``world``, whose model this version cannot load."""
+    shutil.copytree(world, folder)
+    as_an_earlier_version_wrote(folder / "model")
+    place = Place(workspace_root, folder)
+    place.run("bootstrap")
+    return place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +28,7 @@ from segue.schema import Stage
 from segue.steps import operations
 from segue.steps.registry import EVIDENCE_STEPS
 from tests.migration.builders import evidence, serving
-from tests.registry.places import DATASET, Place
-from tests.serving.worlds import as_an_earlier_version_wrote
+from tests.registry.places import DATASET, Place, place_of_an_earlier_version
 
 Body = tuple[list[Evidence], list[Evidence]]  # offline, serving
 
@@ -232,10 +230,7 @@ def test_a_bundle_whose_model_cannot_be_loaded_enters_the_pilot_neither_by_its_g
     """Its evidence was measured before an upgrade, so that every gate is still met."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    shutil.copytree(world, tmp_path / "former")
-    as_an_earlier_version_wrote(tmp_path / "former" / "model")
-    place = Place(workspace_root, tmp_path / "former")
-    place.run("bootstrap")
+    place = place_of_an_earlier_version(workspace_root, world, tmp_path / "former")
     place.measured(evidence(recipe_a=place.manifest.recipe))
     decision = yaml.safe_load((place.workspace.step(DATASET, "pilot_decision") / DECISION_FILE).read_text())
     assert decision["outcome"] == "PROMOTE"

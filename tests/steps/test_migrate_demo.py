@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from segue.simulation.settings import TruthName
 from segue.steps.migrate_demo import migrate_demo
 from segue.workspace import Workspace
 from tests.registry.conftest import world
-from tests.registry.places import DATASET, Place
-from tests.serving.worlds import as_an_earlier_version_wrote
+from tests.registry.places import DATASET, place_of_an_earlier_version
 
 __all__ = ["world"]
 
@@ -42,10 +40,7 @@ def test_an_artifact_that_is_missing_and_a_model_that_cannot_be_loaded_are_told_
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    shutil.copytree(world, tmp_path / "former")
-    as_an_earlier_version_wrote(tmp_path / "former" / "model")
-    place = Place(workspace_root, tmp_path / "former")
-    place.run("bootstrap")
+    place = place_of_an_earlier_version(workspace_root, world, tmp_path / "former")
     with pytest.raises(ArtifactError, match=r"offline_evaluation.*run `segue run --dataset"):
         demo(place.workspace)
     place.measured()

@@ -27,8 +27,8 @@ EXPERIMENT_FILE = "experiment.json"
 def run(context: StepContext) -> None:
     """Writes ``evidence.json``, and ``experiment.json``: whose exposures counted, and how many users."""
     experiment = _running(context)
-    users = None if experiment is None else _users(context, experiment)
-    if experiment is None or users is None or not sum(users.assigned.values()):
+    users = OnlineUsers() if experiment is None else _users(context, experiment)
+    if experiment is None or not users.assigned:
         write_evidence(context.output / EVIDENCE_FILE, [])
         write_json(context.output / EXPERIMENT_FILE, {"experiment": None})
         context.progress(
