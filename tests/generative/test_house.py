@@ -362,13 +362,22 @@ def test_an_unbound_model_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code_tower", "pooled"), [("shared", False), ("own", False), ("content", False), ("own", True)]
+    ("code_tower", "dense_tower", "pooled"),
+    [
+        ("shared", "described", False),
+        ("own", "described", False),
+        ("content", "described", False),
+        ("own", "described", True),
+        ("own", "identities", True),
+    ],
 )
 @torch.no_grad()
-def test_what_is_learnt_is_what_is_asked_when_serving(code_tower: str, pooled: bool) -> None:
+def test_what_is_learnt_is_what_is_asked_when_serving(
+    code_tower: str, dense_tower: str, pooled: bool
+) -> None:
     """The losses, from serving's own calls on each prefix of the histories; each of the dense head's experts has its own."""
     bound = tiny.items(retired=(2,))
-    chosen = {"code_tower": code_tower, "pooled_tower": pooled}
+    chosen = {"code_tower": code_tower, "dense_tower": dense_tower, "pooled_tower": pooled}
     model = tiny.model(bound, tiny.SETTINGS.model_copy(update=chosen))
     batch = tiny.histories([6, 1, 8])
     code: list[float] = []

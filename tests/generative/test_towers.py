@@ -13,7 +13,10 @@ from segue.generative.towers import PooledTower
 
 from . import tiny
 
-POOLED = tiny.SETTINGS.model_copy(update={"pooled_tower": True})
+POOLED = tiny.SETTINGS.model_copy(
+    update={"pooled_tower": True, "pooled_temperature": 0.2, "pooled_identity_dropout": 0.5}
+)
+APART = {"code_tower": "own", "dense_tower": "identities"}
 
 
 def pooled_tower(model: HouseModel) -> PooledTower:
@@ -65,10 +68,10 @@ def test_the_dense_score_is_the_sum_of_both_experts() -> None:
     context = model.encode(batch)
     assert context.pooled_state is not None
     tables = model._tables()
-    expected = F.normalize(context.state, dim=-1) @ tables.items.T
-    expected = expected + F.normalize(context.pooled_state, dim=-1) @ tables.pooled.T
+    expected = F.normalize(context.state, dim=-1) @ tables.items.T / POOLED.dense_temperature
+    expected = expected + F.normalize(context.pooled_state, dim=-1) @ tables.pooled.T / 0.2
     found = model.user_vectors(context) @ model.item_vectors().T
-    torch.testing.assert_close(found, expected / POOLED.dense_temperature)
+    torch.testing.assert_close(found, expected)
     # An appended event is read by both.
     one = tiny.histories([1])
     grown = model.append(model.encode(tiny.histories([4])), one)
@@ -91,7 +94,11 @@ def test_saved_weights_come_back_and_those_from_before_the_expert_still_load() -
         model = tiny.model(settings=settings)
         other = HouseModel(
             GenerativeSettings.stored(
-                {name: value for name, value in settings.model_dump().items() if value is not False}
+                {
+                    name: value
+                    for name, value in settings.model_dump().items()
+                    if value is not False and name != "dense_tower"
+                }
             ),
             codebook_id=model.codebook_id,
             level_sizes=tiny.SIZES,
@@ -118,6 +125,75 @@ def test_an_inserted_item_is_placed_by_its_content() -> None:
     torch.testing.assert_close(vectors[29], vectors[4])
 
 
-def test_a_second_expert_of_no_dense_head_is_refused() -> None:
+@torch.no_grad()
+def test_a_tower_of_identities_takes_content_where_there_is_none_of_them() -> None:
+    """So an inserted item is what was learnt to stand in for an identity that training left out."""
+    for name in ("house", "hstu"):
+        model = tiny.named(name, settings=tiny.SETTINGS.model_copy(update=APART))
+        assert isinstance(model, HouseModel)
+        assert not model.tower.codes
+        assert model.code_tower is not None
+        assert len(model.code_tower.codes) == len(tiny.SIZES) - 1
+        assert model.tower.identity is not None
+        raw = model._tables().raw
+        torch.testing.assert_close(raw, model.tower.identity[model._identity])
+        model.bind(tiny.items(30))
+        grown, new = model._tables().raw, torch.arange(24, 30)
+        torch.testing.assert_close(grown[:24], raw)
+        content = tiny.items(30).vectors[new]
+        scaled = F.normalize(content, dim=-1) * content.shape[1] ** 0.5 * model.settings.content_scale
+        torch.testing.assert_close(grown[new], model.tower.content(scaled))
+
+
+def test_each_tower_leaves_identities_out_as_often_as_it_is_told() -> None:
+    model = tiny.model(settings=POOLED.model_copy(update={"identity_dropout": 0.1}))
+    model.train()
+    torch.manual_seed(0)
+    known, described = torch.zeros(4000, dtype=torch.int64), torch.zeros(4000, tiny.SETTINGS.dimensions)
+    for tower, expected in ((model.tower, 0.1), (pooled_tower(model), 0.5)):
+        found = tower.identified(described, known)
+        assert float((found == 0).all(dim=1).float().mean()) == pytest.approx(expected, abs=0.03)
+
+
+def test_what_stands_in_for_an_identity_learns_it_and_moves_nothing_else() -> None:
+    """Content that says an identity outright comes to say that of an item which has none."""
+    model = tiny.model(settings=tiny.SETTINGS.model_copy(update=APART))
+    tower = model.tower
+    assert tower.identity is not None
+    content = model._content.detach()
+    truth = torch.randn(
+        content.shape[1], tiny.SETTINGS.dimensions, generator=torch.Generator().manual_seed(3)
+    )
+    with torch.no_grad():
+        tower.identity[model._identity] = content @ truth
+    before = tower.identity.detach().clone()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        tower.stand_in_loss(content, model._identity).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert all(
+        parameter.grad is None for name, parameter in tower.named_parameters() if "content" not in name
+    )
+    torch.testing.assert_close(tower.identity.detach(), before)
+    model.bind(tiny.items(30))
+    with torch.no_grad():
+        new = model._tables().raw[24:]
+        torch.testing.assert_close(new, model._content[24:] @ truth, atol=0.2, rtol=0.1)
+
+
+def test_other_losses_leave_what_stands_in_alone() -> None:
+    """The softmax would push an item that nothing was trained on away from everybody."""
+    model = tiny.model(settings=tiny.SETTINGS.model_copy(update=APART))
+    model.bind(tiny.items(30))
+    parts = model.loss(tiny.histories([3, 6]))
+    (parts["code"] + parts["dense"]).backward()  # type: ignore[no-untyped-call]
+    assert model.tower.content.weight.grad is None
+    torch.testing.assert_close(parts["total"], parts["code"] + parts["dense"] + parts["stand_in"])
+
+
+def test_towers_that_have_nothing_to_say_are_refused() -> None:
     with pytest.raises(ValidationError, match="pooled_tower is part of the dense head"):
         GenerativeSettings.model_validate({"pooled_tower": True, "dense_weight": 0})
+    with pytest.raises(ValidationError, match="give code_tower own or content"):
+        GenerativeSettings.model_validate({"dense_tower": "identities", "code_tower": "shared"})

@@ -84,7 +84,16 @@ class CobraModel(CodebookModel):
     K the number of levels but one."""
 
     unread: ClassVar[frozenset[str]] = frozenset(
-        {"code_temperature", "code_tower", "pooled_tower", "content_scale", "identity_dropout"}
+        {
+            "code_temperature",
+            "code_tower",
+            "dense_tower",
+            "pooled_tower",
+            "pooled_temperature",
+            "pooled_identity_dropout",
+            "content_scale",
+            "identity_dropout",
+        }
     )
 
     def __init__(

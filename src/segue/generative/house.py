@@ -103,7 +103,8 @@ class HouseModel(CodebookModel):
         width = settings.dimensions
         coded = self.level_sizes[:-1]  # the last level only tells neighbours apart: its codes mean nothing
         self.missing = nn.Parameter(torch.zeros(content_dimensions))
-        self.tower = Tower(settings, coded, content_dimensions, identities=True)
+        described = settings.dense_tower == "described"
+        self.tower = Tower(settings, coded, content_dimensions, identities=True, described=described)
         self.code_tower = (
             None
             if settings.code_tower == "shared"
@@ -207,7 +208,7 @@ class HouseModel(CodebookModel):
 
     def _derived(self) -> _Tables:
         items, trie = self.bound, self.trie
-        content = torch.where(items.present.unsqueeze(-1), items.vectors, self.missing)
+        content = self._content
         raw = code_raw = self.tower.items(content, items.codes, self._identity)
         vectors = code_vectors = F.normalize(raw, dim=-1)
         if self.code_tower is not None:
@@ -221,6 +222,11 @@ class HouseModel(CodebookModel):
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
         pooled = None if self.pooled is None else self.pooled.items(content, self._identity)
         return _Tables(raw, vectors, code_raw, [*nodes, means[-1]], parents, pooled)
+
+    @property
+    def _content(self) -> Tensor:
+        """[N, D] what the bound items are made of."""
+        return torch.where(self.bound.present.unsqueeze(-1), self.bound.vectors, self.missing)
 
     # The encoder.
 
@@ -333,8 +339,10 @@ class HouseModel(CodebookModel):
     # The dense head.
 
     def user_vectors(self, context: HouseContext, prefix: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        experts = [context.state] if context.pooled_state is None else [context.state, context.pooled_state]
-        return torch.cat([self._user(state) for state in experts], dim=-1) / self.settings.dense_temperature
+        user = self._user(context.state) / self.settings.dense_temperature
+        if context.pooled_state is None:
+            return user
+        return torch.cat([user, self._user(context.pooled_state) / self.settings.pooled_temperature], dim=-1)
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
         vectors = self._tables().scored
@@ -348,7 +356,8 @@ class HouseModel(CodebookModel):
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``code``: NLL of the L codes; ``dense`` and, of the dense head's other expert, ``pooled``: cross entropies over the
-        catalogue; all in nats an event."""
+        catalogue; all in nats an event. Where the dense head's tower knows items by identities alone, ``stand_in`` is the squared
+        error of what content says of them."""
         batch = self._with_context(batch, None).to(self.device)
         tables = self._tables()
         weights = mean_weights(learnable(self.trie, batch))
@@ -368,14 +377,17 @@ class HouseModel(CodebookModel):
         parts = {"code": (self._code_losses(code_hidden, targets, tables) * weights).sum()}
         total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
-            experts = {"dense": (hidden, tables.items)}
+            experts = {"dense": (hidden, tables.items, self.settings.dense_temperature)}
             if pooled is not None and tables.pooled is not None:
-                experts["pooled"] = pooled, tables.pooled
-            for name, (states, vectors) in experts.items():
-                user = self._user(states) / self.settings.dense_temperature
+                experts["pooled"] = pooled, tables.pooled, self.settings.pooled_temperature
+            for name, (states, vectors, temperature) in experts.items():
+                user = self._user(states) / temperature
                 losses = catalogue_cross_entropy(user, vectors, self.active, targets)
                 parts[name] = (losses * weights).sum()
                 total = total + self.settings.dense_weight * parts[name]
+            if not self.tower.described:
+                parts["stand_in"] = self.tower.stand_in_loss(self._content, self._identity)
+                total = total + parts["stand_in"]
         return {"total": total, **parts}
 
     def _code_losses(self, states: Tensor, targets: Tensor, tables: _Tables) -> Tensor:

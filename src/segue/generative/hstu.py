@@ -55,9 +55,9 @@ class HstuTower(Tower):
     """The house model's tower with HSTU layers."""
 
     def __init__(
-        self, settings: GenerativeSettings, coded: Sequence[int], content_dimensions: int, *, identities: bool
+        self, settings: GenerativeSettings, coded: Sequence[int], content_dimensions: int, **known: bool
     ) -> None:
-        super().__init__(settings, coded, content_dimensions, identities=identities)
+        super().__init__(settings, coded, content_dimensions, **known)
         self.blocks = nn.ModuleList(HstuLayer(settings) for _ in range(settings.layers))
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
@@ -121,7 +121,8 @@ class HstuModel(HouseModel):
             content_dimensions=content_dimensions,
         )
         coded = self.level_sizes[:-1]
-        self.tower = HstuTower(settings, coded, content_dimensions, identities=True)
+        described = self.tower.described
+        self.tower = HstuTower(settings, coded, content_dimensions, identities=True, described=described)
         if self.code_tower is not None:
             with_identities = settings.code_tower == "own"
             self.code_tower = HstuTower(settings, coded, content_dimensions, identities=with_identities)

@@ -45,7 +45,11 @@ class GenerativeSettings(Settings):
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
-    absent: ClassVar[Mapping[str, Any]] = {"pooled_tower": False}
+    absent: ClassVar[Mapping[str, Any]] = {
+        "dense_tower": "described",
+        "pooled_tower": False,
+        "pooled_temperature": 0.07,
+    }
     operational: ClassVar[frozenset[str]] = HOW_TRAINING_RUNS
 
     model: str = "house"  # house, tiger, hstu, cobra, or an entry point of segue.generative
@@ -61,7 +65,12 @@ class GenerativeSettings(Settings):
     code_tower: Literal["shared", "own", "content"] = (
         "shared"  # item vectors and encoder of the code head: the dense head's, its own, or its own without identities
     )
+    dense_tower: Literal["described", "identities"] = (
+        "described"  # what the dense head's tower knows items by: content, codes and identities, or these alone
+    )
     pooled_tower: bool = True  # whether the dense head has a second expert, which pools histories
+    pooled_temperature: float = Field(0.1, gt=0)
+    pooled_identity_dropout: float = Field(0.2, ge=0, le=1)
     content_scale: float = Field(0.1, gt=0)  # of what an item's vector takes from content beside its identity
     identity_dropout: float = Field(
         0.2, ge=0, le=1
@@ -94,6 +103,11 @@ class GenerativeSettings(Settings):
             )
         if self.pooled_tower and self.dense_weight == 0:
             raise ValueError("pooled_tower is part of the dense head: give dense_weight a value above 0")
+        if self.dense_tower == "identities" and self.code_tower == "shared":
+            raise ValueError(
+                "dense_tower identities knows items by nothing that the code head could say: "
+                "give code_tower own or content"
+            )
         return self
 
 

@@ -79,7 +79,10 @@ class TigerModel(CodebookModel):
             "code_weight",
             "dense_weight",
             "code_tower",
+            "dense_tower",
             "pooled_tower",
+            "pooled_temperature",
+            "pooled_identity_dropout",
             "content_scale",
             "identity_dropout",
         }

@@ -28,9 +28,10 @@ _INITIAL = 0.02  # standard deviation of embeddings before training
 class Identities(nn.Module):
     """Of single items: an embedding for each that has events to learn from."""
 
-    def __init__(self, settings: GenerativeSettings, *, identities: bool) -> None:
+    def __init__(self, settings: GenerativeSettings, *, identities: bool, left_out: float) -> None:
         super().__init__()
         self.settings = settings
+        self.left_out = left_out  # how often training leaves an identity out
         self.identity = nn.Parameter(torch.zeros(0, settings.dimensions)) if identities else None
 
     def adopt(self, count: int, *, seed: int) -> None:
@@ -45,25 +46,34 @@ class Identities(nn.Module):
         if self.identity is None or not len(self.identity):
             return described
         known = identity >= 0
-        if self.training and self.settings.identity_dropout:
-            known = known & (torch.rand(len(known), device=known.device) >= self.settings.identity_dropout)
-        own = F.embedding(identity.clamp(min=0), self.identity)
-        return described + own * known.unsqueeze(-1)
+        if self.training and self.left_out:
+            known = known & (torch.rand(len(known), device=known.device) >= self.left_out)
+        return described + F.embedding(identity.clamp(min=0), self.identity) * known.unsqueeze(-1)
 
 
 class Tower(Identities):
     """Item vectors, and the Transformer that reads histories of them.
 
+    With ``described`` False an item is its identity alone, so that the tower errs elsewhere than one that knows items by their
+    content; for an item without one stands in what its content says of it.
+
     Positions are rotary (Su et al. 2021), so relative: a prefix is read in training as it is when it is all there
     is."""
 
     def __init__(
-        self, settings: GenerativeSettings, coded: Sequence[int], content_dimensions: int, *, identities: bool
+        self,
+        settings: GenerativeSettings,
+        coded: Sequence[int],
+        content_dimensions: int,
+        *,
+        identities: bool,
+        described: bool = True,
     ) -> None:
-        super().__init__(settings, identities=identities)
+        super().__init__(settings, identities=identities, left_out=settings.identity_dropout)
+        self.described = described
         width = settings.dimensions
         self.content = nn.Linear(content_dimensions, width)
-        self.codes = nn.ModuleList(zero_embedding(size, width) for size in coded)
+        self.codes = nn.ModuleList(zero_embedding(size, width) for size in coded if described)
         self.start = nn.Parameter(torch.randn(width) * _INITIAL)
         self.gaps = nn.Embedding(TIME_BUCKETS, width)
         self.blocks = nn.ModuleList(
@@ -79,7 +89,23 @@ class Tower(Identities):
         total: Tensor = self.content(content * self.settings.content_scale).float()
         for level, table in enumerate(self.codes):
             total = total + table(codes[:, level])
-        return self.identified(total, identity)
+        return self.identified(total, identity) if self.described else self._stood_in_for(total, identity)
+
+    def _stood_in_for(self, described: Tensor, identity: Tensor) -> Tensor:
+        """[N, d]: identities, and ``described`` [N, d], which learns from :meth:`stand_in_loss` alone, where there is none."""
+        if self.identity is None or not len(self.identity):
+            return described
+        own = F.embedding(identity.clamp(min=0), self.identity)
+        return torch.where((identity >= 0).unsqueeze(-1), own, described.detach())
+
+    def stand_in_loss(self, content: Tensor, identity: Tensor) -> Tensor:
+        """Mean squared error of the identities in rows ``identity`` [N] (-1: none), told from content [N, D]: the map from
+        attributes to factors of Gantner et al. 2010. Nothing but the projection of content learns from it."""
+        known = identity >= 0
+        if self.identity is None or not known.any():
+            return content.new_zeros(())
+        told = self.content(content.detach()[known] * self.settings.content_scale).float()
+        return F.mse_loss(told, self.identity.detach()[identity[known]])
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
         """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
@@ -116,7 +142,7 @@ class PooledTower(Identities):
     """
 
     def __init__(self, settings: GenerativeSettings, content_dimensions: int) -> None:
-        super().__init__(settings, identities=True)
+        super().__init__(settings, identities=True, left_out=settings.pooled_identity_dropout)
         width = settings.dimensions
         self.content = nn.Linear(content_dimensions, width)
         self.content_norm = nn.LayerNorm(width)
