@@ -81,6 +81,7 @@ day-two: setup ## take in what arrived
 bench: demo ## the benchmarks that take minutes, and RESULTS.md from what all wrote
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.hstu_attention
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.tokenizers
 	$(BIN)/python -m benchmarks.demo

@@ -16,6 +16,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run without a GPU; read when Triton is imported
 
 # The tests make their own databases: whoever works with a real one must not find it written to.
 for _name in ("SEGUE_DATABASE_URL", "SEGUE_STORE", "SEGUE_LEDGER_URL", "SEGUE_SPOOL"):

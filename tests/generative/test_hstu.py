@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 from segue.errors import ConfigurationError, DataError
 from segue.generative.hstu import HstuModel, HstuTower
 from segue.generative.settings import GenerativeSettings
+from segue.generative.store import new_model
 from segue.generative.training import train
 from segue.protocols import BoundItems, HistoryBatch
 
 from . import tiny
+from .test_context import VOCABULARY, coded
 from .test_house import plain_sum
 
 RANKED = tiny.SETTINGS.model_copy(
@@ -28,23 +31,30 @@ def made(bound: BoundItems | None = None, settings: GenerativeSettings = RANKED)
 
 
 def plain_states(model: HstuModel, history: HistoryBatch, bound: BoundItems) -> Tensor:
-    """[T + 1, d] of one history: equations 1 to 3 for each head and each pair of positions, O(T^2) in plain
+    """[P, d], a row a position of one history: equations 1 to 3 for each head and each pair of positions, O(P^2) in plain
     sight."""
     length, heads = int(history.lengths[0]), model.settings.heads
     tower = model.tower
     rows = [tower.start]
-    times = [int(history.timestamps[0, 0]), *history.timestamps[0, :length].tolist()]
+    moments = history.timestamps[0].tolist()
+    times = [moments[0]]
     for place in range(length):
         item = int(history.items[0, place])
         row = plain_sum(model, item, bound) * math.sqrt(model.settings.dimensions)
-        gap = times[place + 1] - times[place] if place else 0
+        gap = moments[place] - moments[place - 1] if place else 0
         rows.append(row + tower.gaps.weight[min(31, int(math.log2(gap + 1)))])
+        times.append(moments[place])
+        if model.settings.hstu.interleaved:
+            assert history.contexts is not None
+            assert tower.context is not None
+            rows.append(tower.action + tower.context.of_events(history.contexts[:1, place : place + 1])[0, 0])
+            times.append(moments[place])
     hidden = torch.stack(rows)
     for layer in tower.blocks:
         gate, value, query, key = F.silu(layer.project(layer.before(hidden))).chunk(4, dim=-1)
         width = value.shape[1] // heads
         mixed = torch.zeros_like(value)
-        for place in range(length + 1):
+        for place in range(len(rows)):
             for head in range(heads):
                 part = slice(head * width, (head + 1) * width)
                 for other in range(place + 1):
@@ -63,7 +73,7 @@ def plain_states(model: HstuModel, history: HistoryBatch, bound: BoundItems) -> 
 @torch.no_grad()
 def test_the_encoder_equals_a_plain_reference(monkeypatch: pytest.MonkeyPatch, queries: int) -> None:
     """However many positions are computed together."""
-    monkeypatch.setattr("segue.generative.hstu._QUERIES", queries)
+    monkeypatch.setattr("segue.generative.hstu_layer._QUERIES", queries)
     bound = tiny.items()
     model = made(bound)
     batch = tiny.histories([8, 3, 0])
@@ -74,12 +84,85 @@ def test_the_encoder_equals_a_plain_reference(monkeypatch: pytest.MonkeyPatch, q
         torch.testing.assert_close(model.encode(batch).state[row], plain[-1], atol=1e-5, rtol=1e-4)
 
 
+def interleaved(bound: BoundItems | None = None) -> HstuModel:
+    """With a declared feature whose codes have a position of their own, every weight away from zero."""
+    hstu = RANKED.hstu.model_copy(update={"interleaved": True})
+    model = new_model(
+        RANKED.model_copy(update={"model": "hstu", "hstu": hstu}), bound or tiny.items(), VOCABULARY
+    )
+    assert isinstance(model, HstuModel)
+    model.adopt(model.trie.leaf_of >= 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "requests" not in name:  # what a request says is added behind the layers
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    model.eval()
+    return model
+
+
+@torch.no_grad()
+def test_actions_stand_between_items() -> None:
+    """The state after an event is read behind its action; a candidate stands behind the last one."""
+    bound = tiny.items()
+    model = interleaved(bound)
+    batch = coded(tiny.histories([5, 2, 0]))
+    states = model.tower.encode(batch, model._tables().raw)
+    context, items = model.encode(batch), torch.stack([torch.randperm(24)[:4] for _ in range(3)])
+    scores = model.mfalcon(context, items, micro_batch=3)
+    for row, length in enumerate(batch.lengths.tolist()):
+        plain = plain_states(model, one_of(batch, row, length), bound)
+        torch.testing.assert_close(states[row, : length + 1], plain[::2], atol=1e-5, rtol=1e-4)
+        for place in range(4):
+            longer = one_of(batch, row, length + 1)
+            longer.items[0, length] = items[row, place]
+            longer.timestamps[0, length] = batch.timestamps[row, max(0, length - 1)]
+            if length:
+                longer.timestamps[0, :length] = batch.timestamps[row, :length]
+            candidate = plain_states(model, longer, bound)[-2]  # before its own action
+            assert model.rank is not None
+            torch.testing.assert_close(scores[row, place], model.rank(candidate)[0], atol=1e-5, rtol=1e-4)
+
+
+def one_of(batch: HistoryBatch, row: int, length: int) -> HistoryBatch:
+    """The first ``length`` places of one history, alone, with their codes; zeros behind the batch's end."""
+    assert batch.contexts is not None
+    return HistoryBatch(
+        items=F.pad(batch.items[row : row + 1], (0, 1))[:, : max(1, length)],
+        timestamps=F.pad(batch.timestamps[row : row + 1], (0, 1))[:, : max(1, length)],
+        lengths=torch.tensor([length]),
+        contexts=F.pad(batch.contexts[row : row + 1], (0, 0, 0, 1))[:, : max(1, length)],
+    )
+
+
+def test_an_action_is_heeded_by_what_comes_after_it_alone() -> None:
+    model = interleaved()
+    batch = coded(tiny.histories([5]))
+    assert batch.contexts is not None
+    other = replace(batch, contexts=batch.contexts.clone())
+    assert other.contexts is not None
+    place = VOCABULARY.of_history[0]
+    other.contexts[0, 2, place] = (other.contexts[0, 2, place] + 1) % VOCABULARY.sizes[place]
+    with torch.no_grad():
+        raw = model._tables().raw
+        before, after = (model._reader.read(one, raw, remember=False)[0][0] for one in (batch, other))
+    changed = (before != after).any(dim=1).tolist()
+    assert changed == [False] * 6 + [True] * 5  # the third event's action is position 6
+
+
+def test_actions_need_a_declared_feature() -> None:
+    hstu = RANKED.hstu.model_copy(update={"interleaved": True})
+    model = made(settings=RANKED.model_copy(update={"hstu": hstu}))
+    with pytest.raises(ConfigurationError, match="no feature of past events is declared"):
+        model.encode(tiny.histories([2]))
+
+
 @torch.no_grad()
 def test_long_chunked_attention_equals_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(settings=RANKED.model_copy(update={"max_length": 600}))
     batch = tiny.histories([600, 5])
     chunked = model.encode(batch).state  # more positions than one piece holds
-    monkeypatch.setattr("segue.generative.hstu._QUERIES", 1000)
+    monkeypatch.setattr("segue.generative.hstu_layer._QUERIES", 1000)
     torch.testing.assert_close(model.encode(batch).state, chunked, atol=1e-5, rtol=1e-4)
 
 

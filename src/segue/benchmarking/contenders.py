@@ -133,7 +133,7 @@ _ALL = (
             {"dimensions": (64, 128)},
         ),
         fit=sequential.fit_hstu_items,
-        code=(*_SEQUENTIAL, "generative.hstu", "generative.hstu_items", "generative.layers"),
+        code=(*_SEQUENTIAL, "generative.hstu_layer", "generative.hstu_items", "generative.layers"),
     ),
     Contender(
         name="cascade",
@@ -146,7 +146,7 @@ _ALL = (
         needs=("sasrec", "item_knn", "two_tower", "popularity"),
     ),
     _generated("house", "house", "towers"),
-    _generated("hstu", "house", "towers", "hstu"),
+    _generated("hstu", "house", "towers", "hstu", "hstu_layer", "hstu_kernel"),
     _generated("tiger", "tiger"),
     _generated("cobra", "cobra"),
 )

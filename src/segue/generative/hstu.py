@@ -15,25 +15,27 @@ What differs from the paper, and why:
 
 - The layers are the encoder of the house model: what an event is read as, the code head and the dense head are
   its own (:mod:`segue.generative.house`), so the two differ in the encoder alone. The paper reads item ids.
-- Histories have no actions here, so items and actions are not interleaved (section 2.2): the sequence is that of
-  the retrieval task, one position an event.
+- Items and actions are interleaved (section 2.2) with ``hstu.interleaved``: the declared features of past events, what the
+  paper calls actions, then have a position of their own behind their item, and the next item is told from there. Without
+  it they are added to the item, one position an event: half as long, as in the retrieval task of the authors' code.
 - n is how many positions a position sees. The equation has none, the authors' layer divides by the longest length;
   the norm that follows takes a common factor out again, but for its epsilon, which short histories would sink in.
 - Time distances are between the events themselves; the time of the request is not known to a model here.
-- Stochastic Length (section 3.2) and the fused kernel are left out. Without gradients, attention holds a stretch of queries at
-  a time, so that its memory grows with T, not with T^2; with them, every stretch is kept for the backward pass.
+- Stochastic Length (section 3.2) is left out.
+- On an accelerator histories lie one behind the other without padding, and attention is a fused kernel
+  (:mod:`segue.generative.hstu_kernel`). Elsewhere they are padded; without gradients, attention then holds a stretch of
+  queries at a time, so that its memory grows with T, not with T^2; with them, every stretch is kept for the backward pass.
 
 M-FALCON (section 3.4) scores candidates with the candidate *inside* the attention: M candidates are
 appended, each sees the history and itself but no other, and the history's keys and values are computed once, whatever
 M; micro-batches bound the memory. Its score is a head of its own, trained only where ``hstu.ranking_weight`` is above 0,
 as a softmax over the target and ``hstu.ranking_negatives`` items drawn from the catalogue; the paper's ranking task
-predicts actions, which histories do not have here."""
+predicts actions, and here it is a retrieval model that is given a second look."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -42,13 +44,11 @@ from torch import Tensor, nn
 from segue.errors import ConfigurationError, DataError
 from segue.generative.binding import draw, learnable
 from segue.generative.house import HouseContext, HouseModel
-from segue.generative.layers import TIME_BUCKETS, time_bucket
+from segue.generative.hstu_layer import HstuLayer, Memory, runs_jagged
+from segue.generative.layers import time_bucket
 from segue.generative.settings import GenerativeSettings
 from segue.generative.towers import Tower
 from segue.protocols import HistoryBatch
-from segue.training.ops import Dropout
-
-_QUERIES = 256  # positions whose attention is computed together
 
 
 class HstuTower(Tower):
@@ -58,37 +58,85 @@ class HstuTower(Tower):
         self, settings: GenerativeSettings, coded: Sequence[int], content_dimensions: int, **known: bool
     ) -> None:
         super().__init__(settings, coded, content_dimensions, **known)
-        self.blocks = nn.ModuleList(HstuLayer(settings) for _ in range(settings.layers))
+        self.interleaved = settings.hstu.interleaved
+        positions = 1 + settings.max_length * self._positions_an_event  # the start, and what follows it
+        self.blocks = nn.ModuleList(HstuLayer(settings, positions) for _ in range(settings.layers))
+        if self.interleaved:
+            self.action = nn.Parameter(torch.randn(settings.dimensions) * 0.02)
+
+    @property
+    def _positions_an_event(self) -> int:
+        return 2 if self.interleaved else 1
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
         """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""
-        hidden, _ = self.read(batch, items)
-        return self.told_of_requests(self.norm(hidden), batch)
+        hidden, _ = self.read(batch, items, remember=False)
+        return self.told_of_requests(self.norm(hidden[:, :: self._positions_an_event]), batch)
 
-    def read(self, batch: HistoryBatch, items: Tensor) -> tuple[Tensor, list[_Memory]]:
-        """The last layer's positions [B, T + 1, d], and the keys and values of every layer."""
+    def read(
+        self, batch: HistoryBatch, items: Tensor, *, remember: bool = True
+    ) -> tuple[Tensor, list[Memory]]:
+        """The last layer's positions [B, P, d], P = T + 1, or 2 T + 1 where actions have their own; and what every layer keeps
+        for candidates, unless nobody wants it.
+
+        Raises ConfigurationError where actions shall have positions, and no feature of past events is declared."""
         gaps = F.pad(batch.timestamps[:, 1:] - batch.timestamps[:, :-1], (1, 0))
-        events = self.told_of_events(self._events(batch.items, gaps, items), batch)
+        events = self._events(batch.items, gaps, items)
+        if self.interleaved:
+            events = torch.stack([events, self._actions(batch, events)], dim=2).flatten(1, 2)
+        else:
+            events = self.told_of_events(events, batch)
         start = self.start.expand(len(events), 1, -1).to(events.dtype)
         hidden = self.dropout(torch.cat([start, events], dim=1))
-        times = _with_start(batch.timestamps)
+        times = self._times(batch)
+        if runs_jagged(hidden.device):
+            return self._read_jagged(hidden, times, batch.lengths * self._positions_an_event + 1, remember)
         memories = []
         for layer in self.blocks:
             hidden, memory = layer(hidden, times)
             memories.append(memory)
         return hidden, memories
 
+    def _read_jagged(
+        self, hidden: Tensor, times: Tensor, lengths: Tensor, remember: bool
+    ) -> tuple[Tensor, list[Memory]]:
+        """:meth:`read` of the ``lengths`` [B] first positions of each row of ``hidden`` [B, P, d] at ``times`` [B, P], without
+        the others, which stay zero."""
+        inside = torch.arange(hidden.shape[1], device=hidden.device) < lengths.unsqueeze(1)
+        offsets = F.pad(lengths.cumsum(0), (1, 0))
+        rows, when = hidden[inside], times[inside]
+        memories = []
+        for layer in self.blocks:
+            assert isinstance(layer, HstuLayer)
+            rows, keys, values = layer.jagged(rows, when, offsets, hidden.shape[1])
+            if remember:
+                memories.append(Memory(*(_padded(each, inside).transpose(1, 2) for each in (keys, values))))
+        return _padded(rows, inside), memories
+
+    def _actions(self, batch: HistoryBatch, events: Tensor) -> Tensor:
+        """[B, T, d] of what was done with each item."""
+        if self.context is None or batch.contexts is None or not self.context.places:
+            raise ConfigurationError(
+                "generative.hstu.interleaved gives what users did with an item a position of its own, and no feature of past "
+                "events is declared: declare one (data.context, docs/models.md), or set it to false"
+            )
+        return (self.action + self.context.of_events(batch.contexts)).to(events.dtype)
+
+    def _times(self, batch: HistoryBatch) -> Tensor:
+        """[B, P] of all positions; an action stands at the time of its item."""
+        return _with_start(batch.timestamps.repeat_interleave(self._positions_an_event, dim=1))
+
     def candidates(
         self,
         batch: HistoryBatch,
-        memories: Sequence[_Memory],
+        memories: Sequence[Memory],
         wanted: Tensor,
         after: Tensor,
         items: Tensor,
     ) -> Tensor:
         """[B, M, d]: what :meth:`encode` would end in if item ``wanted`` [B, M] came next after the first
         ``after`` [B, M] events, at the time of the last of them; ``memories`` are those of ``batch``."""
-        times = _with_start(batch.timestamps)
+        times, after = self._times(batch), after * self._positions_an_event
         hidden = self.dropout(self._events(wanted, torch.zeros_like(wanted), items))
         for layer, memory in zip(self.blocks, memories, strict=True):
             assert isinstance(layer, HstuLayer)
@@ -153,7 +201,7 @@ class HstuModel(HouseModel):
         return self.tower
 
     def _ranked(
-        self, batch: HistoryBatch, memories: Sequence[_Memory], wanted: Tensor, after: Tensor, items: Tensor
+        self, batch: HistoryBatch, memories: Sequence[Memory], wanted: Tensor, after: Tensor, items: Tensor
     ) -> Tensor:
         """[B, M] scores of items ``wanted`` [B, M], each of which stands after the first ``after`` [B, M]
         events."""
@@ -202,79 +250,6 @@ def _with_start(timestamps: Tensor) -> Tensor:
     return torch.cat([timestamps[:, :1], timestamps], dim=1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """What a layer keeps of a history for candidates to read."""
-
-    keys: Tensor  # [B, H, T + 1, d / H]
-    values: Tensor  # [B, H, T + 1, d / H]
-
-
-class HstuLayer(nn.Module):
-    """Equations 1 to 3, on a normalised input, with a residual connection."""
-
-    def __init__(self, settings: GenerativeSettings) -> None:
-        super().__init__()
-        width = settings.dimensions
-        self.heads = settings.heads
-        self.longest = settings.max_length + 1  # the events of a window and the start
-        self.before = nn.LayerNorm(width)
-        self.project = nn.Linear(width, 4 * width)  # f1
-        self.position = nn.Embedding(self.longest + 1, 1)  # a candidate stands one behind the last event
-        self.time = nn.Embedding(TIME_BUCKETS, 1)
-        self.after = nn.LayerNorm(width, eps=1e-6)  # what it norms may be small
-        self.out = nn.Linear(width, width)  # f2
-        self.dropout = Dropout(settings.dropout)
-        for table in (self.position, self.time):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, hidden: Tensor, times: Tensor) -> tuple[Tensor, _Memory]:
-        """[B, T, d] and what candidates may read; ``times`` [B, T] seconds.
-
-        Padding is on the right, so causality alone keeps it out of every real position.
-        """
-        gate, value, query, key = self._projected(hidden)
-        place = torch.arange(hidden.shape[1], device=hidden.device)
-        mixed = []
-        for low in range(0, len(place), _QUERIES):
-            rows = slice(low, low + _QUERIES)
-            seen = slice(0, low + _QUERIES)  # no later key is read
-            behind = place[rows].unsqueeze(1) - place[seen]
-            bias = self._bias(behind, times[:, rows, None] - times[:, None, seen]).unsqueeze(1)
-            weights = _weights(query[:, :, rows], key[:, :, seen], bias, behind >= 0)
-            mixed.append(weights @ value[:, :, seen] / (place[rows] + 1).unsqueeze(1))
-        return self._finished(hidden, torch.cat(mixed, dim=2), gate), _Memory(key, value)
-
-    def candidates(self, hidden: Tensor, memory: _Memory, times: Tensor, after: Tensor) -> Tensor:
-        """[B, M, d]: candidates [B, M, d] that see the first ``after`` [B, M] events, and each itself alone."""
-        gate, value, query, key = self._projected(hidden)
-        place = torch.arange(times.shape[1], device=hidden.device)
-        own = after.unsqueeze(2) + 1  # [B, M, 1]
-        now = times.gather(1, after).unsqueeze(2)
-        bias = self._bias(own - place, now - times.unsqueeze(1)).unsqueeze(1)  # [B, 1, M, T]
-        mixed = _weights(query, memory.keys, bias, (place < own).unsqueeze(1)) @ memory.values
-        nothing = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        itself = (query * key).sum(dim=-1, keepdim=True) + self._bias(nothing, nothing)
-        mixed = (mixed + F.silu(itself) * value) / (own + 1).unsqueeze(1)
-        return self._finished(hidden, mixed, gate)
-
-    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """U [B, T, d]; V, Q and K [B, H, T, d / H]."""
-        gate, *parts = F.silu(self.project(self.before(hidden))).chunk(4, dim=-1)
-        value, query, key = (torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        return gate, value, query, key
-
-    def _bias(self, behind: Tensor, seconds: Tensor) -> Tensor:
-        """rab^{p,t} [...] of distances in positions [...] and in seconds [...]."""
-        bias: Tensor = self.position(behind.clamp(0, self.longest)) + self.time(time_bucket(seconds))
-        return bias.squeeze(-1)
-
-    def _finished(self, hidden: Tensor, mixed: Tensor, gate: Tensor) -> Tensor:
-        mixed = mixed.transpose(1, 2).flatten(2)
-        result: Tensor = hidden + self.dropout(self.out(self.after(mixed) * gate))
-        return result
-
-
-def _weights(query: Tensor, key: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
-    """[B, H, Q, K] SiLU(Q K^T + rab), zero where a key is not seen."""
-    return F.silu(query @ key.transpose(-1, -2) + bias) * seen
+def _padded(rows: Tensor, inside: Tensor) -> Tensor:
+    """[B, P, ...] of the ``rows`` [S, ...] that stand where ``inside`` [B, P] says, zero elsewhere."""
+    return rows.new_zeros(*inside.shape, *rows.shape[1:]).index_put(inside.nonzero(as_tuple=True), rows)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.generative.hstu import HstuLayer
+from segue.generative.hstu_layer import HstuLayer
 from segue.generative.layers import TIME_BUCKETS, time_bucket
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import HistoryBatch
@@ -31,7 +31,9 @@ class HstuItems(nn.Module):
         self.settings = settings
         self.item_embedding = nn.Embedding(items, width)
         self.gaps = nn.Embedding(TIME_BUCKETS, width)
-        self.layers = nn.ModuleList(HstuLayer(settings) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(
+            HstuLayer(settings, settings.max_length + 1) for _ in range(settings.layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(settings.dropout)
         for table in (self.item_embedding, self.gaps):

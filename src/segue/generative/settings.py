@@ -24,6 +24,10 @@ class TigerSettings(Settings):
 class HstuSettings(Settings):
     """What HSTU has and the others have not."""
 
+    interleaved: bool = (
+        False  # whether what is known of past events has a position of its own behind its item
+    )
+
     ranking_weight: float = Field(0.0, ge=0)  # of the target-aware ranking loss; 0: no such head
     ranking_targets: int = Field(8, ge=1)  # events of a history that it is computed for, drawn anew each step
     ranking_negatives: int = Field(32, ge=1)  # drawn from the catalogue, beside the target

@@ -1,0 +1,131 @@
+"""The fused kernel under Triton's interpreter, held to the sum written out; on a GPU compiled, too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.generative import hstu
+from segue.generative.hstu import HstuModel
+from segue.generative.layers import time_bucket
+
+from . import tiny
+
+pytest.importorskip("triton", reason="Triton comes with torch where torch supports CUDA")
+hstu_kernel = pytest.importorskip("segue.generative.hstu_kernel")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hstu_kernel, "_TILE", 16)
+
+
+def plain(
+    query: Tensor, key: Tensor, value: Tensor, times: Tensor, offsets: Tensor, position: Tensor, time: Tensor
+) -> Tensor:
+    parts = []
+    for low, high in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        place = torch.arange(high - low, device=query.device)
+        behind = place.unsqueeze(1) - place
+        when = times[low:high]
+        bias = position[behind.clamp(0, len(position) - 1)] + time[time_bucket(when.unsqueeze(1) - when)]
+        scores = torch.einsum("ihd,jhd->hij", query[low:high], key[low:high]) + bias
+        weights = F.silu(scores) * (behind >= 0)
+        mixed = torch.einsum("hij,jhd->ihd", weights, value[low:high])
+        parts.append(mixed / (place + 1)[:, None, None])
+    return torch.cat(parts)
+
+
+def inputs(lengths: list[int], heads: int, width: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Queries, keys, values and both biases; times, some a power of two of seconds apart; offsets."""
+    generator = torch.Generator().manual_seed(len(lengths) + width)
+    total = sum(lengths)
+    learnt = [torch.randn(total, heads, width, generator=generator) for _ in range(3)]
+    learnt += [torch.randn(size, generator=generator) for size in (20, 32)]
+    gaps = [2**power + off for power in range(0, 36, 2) for off in (-1, 0)]
+    chosen = torch.randint(len(gaps), (total,), generator=generator)
+    times = torch.tensor(gaps)[chosen]
+    times = torch.cat([part.cumsum(0) for part in times.split(lengths)])
+    offsets = F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+    return [each.to(DEVICE).requires_grad_() for each in learnt], times.to(DEVICE), offsets.to(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "width"),
+    [([37, 1, 0, 20], 2, 8), ([16, 32], 1, 16), ([5], 3, 20), ([48], 1, 32)],
+    ids=["ends inside tiles", "whole tiles", "width of no power of two", "three tiles"],
+)
+def test_it_is_the_plain_sum_and_so_are_its_gradients(lengths: list[int], heads: int, width: int) -> None:
+    (query, key, value, position, time), times, offsets = inputs(lengths, heads, width)
+    found = hstu_kernel.jagged_attention(query, key, value, times, offsets, position, time, max(lengths))
+    expected = plain(query, key, value, times, offsets, position, time)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    learnt = (query, key, value, position, time)
+    given = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    for own, wanted in zip(
+        torch.autograd.grad(found, learnt, given), torch.autograd.grad(expected, learnt, given), strict=True
+    ):
+        torch.testing.assert_close(own, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_a_history_may_be_shorter_than_the_longest_is_said_to_be() -> None:
+    (query, key, value, position, time), times, offsets = inputs([7, 3], 2, 8)
+    given = query, key, value, times, offsets, position, time
+    found = hstu_kernel.jagged_attention(*given, 100)
+    torch.testing.assert_close(found, plain(*given), atol=1e-5, rtol=1e-4)
+
+
+def test_no_event_at_all_is_no_error() -> None:
+    (query, key, value, position, time), times, offsets = inputs([0, 0], 1, 8)
+    found = hstu_kernel.jagged_attention(query, key, value, times, offsets, position, time, 0)
+    assert found.shape == (0, 1, 8)
+    assert float(torch.autograd.grad(found.sum(), (position,))[0].abs().sum()) == 0
+
+
+@pytest.mark.parametrize("code_tower", ["shared", "own"])
+def test_a_model_reads_jagged_histories_as_it_reads_padded_ones(
+    monkeypatch: pytest.MonkeyPatch, code_tower: str
+) -> None:
+    """States, M-FALCON's scores and every gradient."""
+    chosen = tiny.SETTINGS.model_copy(
+        update={
+            "code_tower": code_tower,
+            "dropout": 0.0,
+            "identity_dropout": 0.0,
+            "hstu": tiny.SETTINGS.hstu.model_copy(update={"ranking_weight": 0.5}),
+        }
+    )
+    model = tiny.named("hstu", settings=chosen)
+    assert isinstance(model, HstuModel)
+    model.to(DEVICE)
+    batch, wanted = tiny.histories([8, 3, 0, 1]), torch.arange(12).view(4, 3)
+    found = []
+    for jagged in (False, True):
+        monkeypatch.setattr(hstu, "runs_jagged", lambda device, jagged=jagged: jagged)
+        model.eval()
+        with torch.no_grad():
+            context = model.encode(batch)
+            scores = model.mfalcon(context, wanted)
+        model.train()
+        model.zero_grad()
+        torch.manual_seed(0)  # of the ranking loss's negatives
+        model.loss(batch)["total"].backward()  # type: ignore[no-untyped-call]
+        gradients = {
+            name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None
+        }
+        found.append({"state": context.state, "code": context.code_state, "scores": scores, **gradients})
+    padded, jagged_found = found
+    assert padded.keys() == jagged_found.keys()
+    assert any("position" in name for name in padded)
+    for name, value in padded.items():
+        torch.testing.assert_close(
+            jagged_found[name], value, atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_a_cpu_reads_padded_histories() -> None:
+    assert not hstu.runs_jagged(torch.device("cpu"))
