@@ -362,26 +362,32 @@ def test_an_unbound_model_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code_tower", "dense_tower", "pooled"),
+    ("code_tower", "dense_tower", "experts"),
     [
-        ("shared", "described", False),
-        ("own", "described", False),
-        ("content", "described", False),
-        ("own", "described", True),
-        ("own", "identities", True),
+        ("shared", "described", ("dense",)),
+        ("own", "described", ("dense",)),
+        ("content", "described", ("dense",)),
+        ("own", "described", ("dense", "pooled")),
+        ("content", "described", ("dense", "dense_code")),
+        ("own", "identities", ("dense", "dense_code", "pooled")),
     ],
 )
 @torch.no_grad()
 def test_what_is_learnt_is_what_is_asked_when_serving(
-    code_tower: str, dense_tower: str, pooled: bool
+    code_tower: str, dense_tower: str, experts: tuple[str, ...]
 ) -> None:
     """The losses, from serving's own calls on each prefix of the histories; each of the dense head's experts has its own."""
     bound = tiny.items(retired=(2,))
-    chosen = {"code_tower": code_tower, "dense_tower": dense_tower, "pooled_tower": pooled}
+    chosen = {
+        "code_tower": code_tower,
+        "dense_tower": dense_tower,
+        "code_tower_scores": "dense_code" in experts,
+        "pooled_tower": "pooled" in experts,
+    }
     model = tiny.model(bound, tiny.SETTINGS.model_copy(update=chosen))
     batch = tiny.histories([6, 1, 8])
     code: list[float] = []
-    dense: dict[str, list[float]] = {"dense": [], "pooled": []} if pooled else {"dense": []}
+    dense: dict[str, list[float]] = {name: [] for name in experts}
     for row, length in enumerate(batch.lengths.tolist()):
         for position in range(length):
             if not bound.active[target := int(batch.items[row, position])]:

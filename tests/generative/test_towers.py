@@ -79,6 +79,35 @@ def test_the_dense_score_is_the_sum_of_both_experts() -> None:
     assert not torch.equal(grown.pooled_state, model.encode(tiny.histories([4])).pooled_state)
 
 
+@torch.no_grad()
+def test_the_code_heads_tower_may_score_too() -> None:
+    chosen = POOLED.model_copy(update={**APART, "code_tower_scores": True})
+    model = tiny.model(settings=chosen)
+    context, tables = model.encode(tiny.histories([4, 7])), model._tables()
+    assert model.code_tower is not None
+    own = F.normalize(model.code_tower.items(model._content, model.bound.codes, model._identity), dim=-1)
+    expected = sum(
+        F.normalize(state, dim=-1) @ vectors.T / temperature
+        for state, vectors, temperature in (
+            (context.state, tables.items, chosen.dense_temperature),
+            (context.code_state, own, chosen.dense_temperature),
+            (context.pooled_state, tables.pooled, chosen.pooled_temperature),
+        )
+    )
+    torch.testing.assert_close(model.user_vectors(context) @ model.item_vectors().T, expected)
+
+
+def test_the_code_heads_tower_then_learns_from_both_losses() -> None:
+    model = tiny.model(settings=POOLED.model_copy(update={**APART, "code_tower_scores": True}))
+    parts = model.loss(tiny.histories([3, 6]))
+    named = ("code", "dense", "dense_code", "pooled", "stand_in")
+    torch.testing.assert_close(parts["total"], sum(parts[name] for name in named))
+    parts["dense_code"].backward()  # type: ignore[no-untyped-call]
+    assert model.code_tower is not None
+    assert model.code_tower.content.weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.tower.parameters())
+
+
 def test_each_expert_learns_from_its_own_loss() -> None:
     model = tiny.model(settings=POOLED)
     parts = model.loss(tiny.histories([3, 6]))
@@ -195,5 +224,8 @@ def test_other_losses_leave_what_stands_in_alone() -> None:
 def test_towers_that_have_nothing_to_say_are_refused() -> None:
     with pytest.raises(ValidationError, match="pooled_tower is part of the dense head"):
         GenerativeSettings.model_validate({"pooled_tower": True, "dense_weight": 0})
+    for wrong in ({"code_tower": "shared"}, {"code_tower": "own", "pooled_tower": False, "dense_weight": 0}):
+        with pytest.raises(ValidationError, match="code_tower_scores makes"):
+            GenerativeSettings.model_validate({**wrong, "code_tower_scores": True})
     with pytest.raises(ValidationError, match="give code_tower own or content"):
         GenerativeSettings.model_validate({"dense_tower": "identities", "code_tower": "shared"})

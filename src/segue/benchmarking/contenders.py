@@ -113,6 +113,14 @@ _ALL = (
         needs=("sasrec", "two_tower"),
     ),
     Contender(
+        name="sasrec_trio",
+        settings=ensembles.SasrecTwoTowerSettings,
+        defaults=lambda _: ensembles.SasrecTwoTowerSettings(),
+        fit=ensembles.fit_trio,
+        code=(*_SEQUENTIAL, "benchmarking.ensembles"),
+        needs=("sasrec", "sasrec_content", "two_tower"),
+    ),
+    Contender(
         name="esasrec",
         settings=EsasrecSettings,
         defaults=sequential.esasrec_defaults,

@@ -64,20 +64,34 @@ class SummedScorer:
 
 def fit_pair(fit: Fit) -> Fitted:
     """The sum of the two parts, weighed by validation: what an ensemble of two towers has to beat."""
-    return _summed(fit, "weight_of_second", {weight: weight for weight in fit.settings.weights})
+    first, second = (part.model for part in fit.parts.values())
+    return _summed(
+        fit, first, second, "weight_of_second", {weight: weight for weight in fit.settings.weights}
+    )
 
 
 def fit_sasrec_two_tower(fit: Fit) -> Fitted:
     """The two summed, as the house model sums the experts of its dense head."""
+    sasrec, two_tower = (part.model for part in fit.parts.values())
+    return _with_two_tower(fit, sasrec, two_tower)
+
+
+def fit_trio(fit: Fit) -> Fitted:
+    """Both kinds of SASRec, weighed alike, and the two-tower model: the experts of a house model whose three towers score."""
+    sasrec, with_content, two_tower = (part.model for part in fit.parts.values())
+    return _with_two_tower(fit, SummedScorer(sasrec, with_content, 0.5), two_tower)
+
+
+def _with_two_tower(fit: Fit, sasrec: DenseScorer, two_tower: DenseScorer) -> Fitted:
     # (1 - w) a + w b ranks as a + f b does where f = w / (1 - w).
-    return _summed(
-        fit, "factor_of_second", {factor: factor / (1 + factor) for factor in fit.settings.factors}
-    )
+    weights = {factor: factor / (1 + factor) for factor in fit.settings.factors}
+    return _summed(fit, sasrec, two_tower, "factor_of_second", weights)
 
 
-def _summed(fit: Fit, name: str, weights: Mapping[float, float]) -> Fitted:
-    """The sum of the two parts that is best on validation; ``weights`` of the second by what ``facts`` call ``name``."""
-    first, second = (part.model for part in fit.parts.values())
+def _summed(
+    fit: Fit, first: DenseScorer, second: DenseScorer, name: str, weights: Mapping[float, float]
+) -> Fitted:
+    """The sum of both that is best on validation; ``weights`` of the second by what ``facts`` call ``name``."""
 
     def path(key: float) -> DensePath:
         return DensePath(SummedScorer(first, second, weights[key]), fit.world.items)

@@ -87,6 +87,7 @@ class CobraModel(CodebookModel):
         {
             "code_temperature",
             "code_tower",
+            "code_tower_scores",
             "dense_tower",
             "pooled_tower",
             "pooled_temperature",

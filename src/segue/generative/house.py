@@ -13,8 +13,9 @@ head shares the encoder and scores the whole catalogue by cosine, as in LIGER (Y
 
 Both heads may share one tower (item vectors and encoder), or the code head has one of its own, with or without
 identities: two experts, whose sum is worth more than either when they know items by different things. The dense head may
-have a second expert besides, which pools a history instead of reading its order (:mod:`segue.generative.towers`): each is
-trained by its own cross entropy, and the dense score is the sum of both, a product of experts (Hinton 2002).
+have further experts: the code head's tower, and one that pools a history instead of reading its order
+(:mod:`segue.generative.towers`). Each is trained by its own cross entropy, and the dense score is the sum of all, a product of
+experts (Hinton 2002).
 
 Where context features are declared, each event carries what will be known of one when the model serves, and the state
 that speaks the context of the event to come: a request's own. Both are sums of embeddings that start at zero.
@@ -74,14 +75,18 @@ class _Tables:
     raw: Tensor  # [N, d]: how the dense head's tower reads each item
     items: Tensor  # [N, d] unit vectors: how it scores them
     code_raw: Tensor  # [N, d]: how the code head's tower reads them
+    code_items: (
+        Tensor | None
+    )  # [N, d] unit vectors of those, where that tower is an expert of the dense head, too
     nodes: list[Tensor]  # L of [n_(d+1), d]
     parents: list[Tensor]  # L - 1 of [n_(d+1), d]: what the head is told of the prefix
     pooled: Tensor | None  # [N, d] unit vectors: how the dense head's other expert reads and scores them
 
     @cached_property
     def scored(self) -> Tensor:
-        """[N, d], or [N, 2 d] where the dense head has two experts: its vectors side by side."""
-        return self.items if self.pooled is None else torch.cat([self.items, self.pooled], dim=-1)
+        """[N, E d]: the vectors of the dense head's E experts side by side."""
+        experts = [each for each in (self.items, self.code_items, self.pooled) if each is not None]
+        return experts[0] if len(experts) == 1 else torch.cat(experts, dim=-1)
 
 
 class HouseModel(CodebookModel):
@@ -221,7 +226,8 @@ class HouseModel(CodebookModel):
         ]
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
         pooled = None if self.pooled is None else self.pooled.items(content, self._identity)
-        return _Tables(raw, vectors, code_raw, [*nodes, means[-1]], parents, pooled)
+        code_items = code_vectors if self.settings.code_tower_scores else None
+        return _Tables(raw, vectors, code_raw, code_items, [*nodes, means[-1]], parents, pooled)
 
     @property
     def _content(self) -> Tensor:
@@ -339,10 +345,12 @@ class HouseModel(CodebookModel):
     # The dense head.
 
     def user_vectors(self, context: HouseContext, prefix: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        user = self._user(context.state) / self.settings.dense_temperature
-        if context.pooled_state is None:
-            return user
-        return torch.cat([user, self._user(context.pooled_state) / self.settings.pooled_temperature], dim=-1)
+        users = [self._user(context.state) / self.settings.dense_temperature]
+        if self.settings.code_tower_scores:
+            users.append(self._user(context.code_state) / self.settings.dense_temperature)
+        if context.pooled_state is not None:
+            users.append(self._user(context.pooled_state) / self.settings.pooled_temperature)
+        return users[0] if len(users) == 1 else torch.cat(users, dim=-1)
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
         vectors = self._tables().scored
@@ -355,9 +363,9 @@ class HouseModel(CodebookModel):
     # Training.
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
-        """``code``: NLL of the L codes; ``dense`` and, of the dense head's other expert, ``pooled``: cross entropies over the
-        catalogue; all in nats an event. Where the dense head's tower knows items by identities alone, ``stand_in`` is the squared
-        error of what content says of them."""
+        """``code``: NLL of the L codes; ``dense`` and, of the dense head's other experts, ``dense_code`` and ``pooled``: cross
+        entropies over the catalogue; all in nats an event. Where the dense head's tower knows items by identities alone,
+        ``stand_in`` is the squared error of what content says of them."""
         batch = self._with_context(batch, None).to(self.device)
         tables = self._tables()
         weights = mean_weights(learnable(self.trie, batch))
@@ -378,6 +386,8 @@ class HouseModel(CodebookModel):
         total = self.settings.code_weight * parts["code"]
         if self.settings.dense_weight > 0:
             experts = {"dense": (hidden, tables.items, self.settings.dense_temperature)}
+            if tables.code_items is not None:
+                experts["dense_code"] = code_hidden, tables.code_items, self.settings.dense_temperature
             if pooled is not None and tables.pooled is not None:
                 experts["pooled"] = pooled, tables.pooled, self.settings.pooled_temperature
             for name, (states, vectors, temperature) in experts.items():

@@ -49,11 +49,7 @@ class GenerativeSettings(Settings):
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
-    absent: ClassVar[Mapping[str, Any]] = {
-        "dense_tower": "described",
-        "pooled_tower": False,
-        "pooled_temperature": 0.07,
-    }
+    absent: ClassVar[Mapping[str, Any]] = {"pooled_tower": False, "pooled_temperature": 0.07}
     operational: ClassVar[frozenset[str]] = HOW_TRAINING_RUNS
 
     model: str = "house"  # house, tiger, hstu, cobra, or an entry point of segue.generative
@@ -72,6 +68,7 @@ class GenerativeSettings(Settings):
     dense_tower: Literal["described", "identities"] = (
         "described"  # what the dense head's tower knows items by: content, codes and identities, or these alone
     )
+    code_tower_scores: bool = False  # whether the code head's own tower is an expert of the dense head, too
     pooled_tower: bool = True  # whether the dense head has a second expert, which pools histories
     pooled_temperature: float = Field(0.1, gt=0)
     pooled_identity_dropout: float = Field(0.2, ge=0, le=1)
@@ -107,6 +104,11 @@ class GenerativeSettings(Settings):
             )
         if self.pooled_tower and self.dense_weight == 0:
             raise ValueError("pooled_tower is part of the dense head: give dense_weight a value above 0")
+        if self.code_tower_scores and (self.code_tower == "shared" or self.dense_weight == 0):
+            raise ValueError(
+                "code_tower_scores makes the code head's tower a second one of the dense head: "
+                "give code_tower own or content, and dense_weight a value above 0"
+            )
         if self.dense_tower == "identities" and self.code_tower == "shared":
             raise ValueError(
                 "dense_tower identities knows items by nothing that the code head could say: "

@@ -79,6 +79,7 @@ class TigerModel(CodebookModel):
             "code_weight",
             "dense_weight",
             "code_tower",
+            "code_tower_scores",
             "dense_tower",
             "pooled_tower",
             "pooled_temperature",

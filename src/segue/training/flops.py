@@ -31,7 +31,7 @@ def house_flops_per_token(
         settings.layers * 2 * d * (length + 1)
     )  # every position against every one, as kernels count it
     head = len(nodes) * 5 * d * d + d * sum(nodes)  # two layers of width 2 d, one of d; a score a node
-    experts = 2 if settings.pooled_tower else 1
+    experts = 1 + settings.pooled_tower + settings.code_tower_scores
     dense = experts * d * items if settings.dense_weight > 0 else 0
     pooling = 4 * d * d + d * (length + 1) if settings.pooled_tower else 0  # an MLP of width 2 d, a mean
     return 6.0 * (towers * (blocks + attention) + head + dense + pooling) + coded_content
