@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import harness
-from segue.generative.hstu_layer import HstuLayer, runs_jagged
+from segue.generative.hstu_layer import HstuLayer
 from segue.generative.settings import GenerativeSettings
+from segue.training.jagged import runs_jagged
 
 COLUMNS = ("attention", "longest", "jagged", "pass", "ms", "low", "high", "times SDPA")
 KERNEL, SDPA, PLAIN = "HSTU, fused", "SDPA, FlashAttention", "HSTU, plain"
@@ -62,7 +63,7 @@ def measure(size: Size) -> list[dict[str, Any]]:
             for backward in (False, True):
                 names = [KERNEL, SDPA, *([PLAIN] if longest <= size.plain_up_to else [])]
                 seconds: dict[str, dict[str, float]] = {}
-                if runs_jagged(device):
+                if runs_jagged(device, size.width):
                     seconds = harness.median_seconds(
                         _contenders(size, longest, jagged, backward, device, names), size.repeats
                     )

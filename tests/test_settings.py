@@ -22,6 +22,12 @@ def test_retired_keys_are_read_beside_a_model_and_refused_in_parameters() -> Non
     assert GenerativeSettings.stored({"batch_size": 16, "epochs": 3}).epochs == 3
     assert not GenerativeSettings.stored({"epochs": 3}).pooled_tower  # from before there was such a tower
     assert GenerativeSettings().pooled_tower
+    earlier = GenerativeSettings.stored(
+        {"pooled_tower": True, "dense_temperature": 0.05, "identity_dropout": 0.4}
+    )
+    assert (earlier.pooled_temperature, earlier.pooled_identity_dropout) == (0.05, 0.4)
+    later = GenerativeSettings(pooled_temperature=0.3, dense_temperature=0.05)
+    assert GenerativeSettings.stored(later.model_dump()) == later
     before_other_models = {
         key: value for key, value in GenerativeSettings().model_dump().items() if key != "tiger"
     }

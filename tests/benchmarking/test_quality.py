@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.render import render
-from segue.benchmarking import counted, table
+from segue.benchmarking import counted, ensembles, table
 from segue.benchmarking.chosen import ChosenSettings, read_settings
+from segue.benchmarking.contender import Fit, Fitted
 from segue.benchmarking.contenders import CONTENDERS
 from segue.benchmarking.quality import Plan
 from segue.benchmarking.report import printed, write_quality
@@ -191,32 +192,72 @@ def test_heads_are_those_of_the_paths_that_serve(made: World, tmp_path: Path) ->
     assert 0 < found["dense"].beam_share < 1
 
 
-def test_a_pair_of_equal_weight_ranks_by_the_sum_of_log_softmaxes(made: World) -> None:
-    from segue.benchmarking.ensembles import SummedScorer
+class Scorer:
+    """Of three requests, by vectors drawn from ``rng``."""
 
+    name = "any"
+    known = np.ones(tiny.ITEMS, dtype=bool)
+
+    def __init__(self, rng: np.random.Generator, width: int) -> None:
+        self.vectors = rng.normal(size=(tiny.ITEMS, width)).astype(np.float32)
+        self.asked = rng.normal(size=(3, width)).astype(np.float32)
+
+    def users(self, requests: Any) -> Any:
+        return self.asked, np.ones(3, dtype=bool)
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.asked @ self.vectors.T
+
+
+def ranked(scores: np.ndarray) -> np.ndarray:
+    return np.argsort(-scores, axis=1)
+
+
+def test_a_pair_of_equal_weight_ranks_by_the_sum_of_log_softmaxes() -> None:
     rng = np.random.default_rng(0)
-
-    class Scorer:
-        name = "any"
-        known = np.ones(tiny.ITEMS, dtype=bool)
-
-        def __init__(self, width: int) -> None:
-            self.vectors = rng.normal(size=(tiny.ITEMS, width)).astype(np.float32)
-            self.asked = rng.normal(size=(3, width)).astype(np.float32)
-
-        def users(self, requests: Any) -> Any:
-            return self.asked, np.ones(3, dtype=bool)
-
-    first, second = Scorer(4), Scorer(6)
-    users, _ = SummedScorer(first, second, 0.5).users([])
-    scores = users @ SummedScorer(first, second, 0.5).vectors.T
+    first, second = Scorer(rng, 4), Scorer(rng, 6)
+    both = ensembles.SummedScorer(first, second, 0.5)
 
     def log_softmax(scorer: Scorer) -> np.ndarray:
-        raw = scorer.asked @ scorer.vectors.T
-        return raw - np.log(np.exp(raw).sum(axis=1, keepdims=True))
+        return scorer.scores - np.log(np.exp(scorer.scores).sum(axis=1, keepdims=True))
 
     expected = log_softmax(first) + log_softmax(second)
-    np.testing.assert_array_equal(np.argsort(-scores, axis=1), np.argsort(-expected, axis=1))
+    np.testing.assert_array_equal(ranked(both.users([])[0] @ both.vectors.T), ranked(expected))
+
+
+@pytest.mark.parametrize("best", [2.0, 16.0])
+def test_a_trio_is_both_kinds_of_sasrec_and_so_many_times_the_two_towers(
+    monkeypatch: pytest.MonkeyPatch, made: World, tmp_path: Path, best: float
+) -> None:
+    rng = np.random.default_rng(1)
+    parts = [Scorer(rng, 4), Scorer(rng, 4), Scorer(rng, 6)]
+    by_factor = [0.5 * parts[0].scores + 0.5 * parts[1].scores + best * parts[2].scores]
+    monkeypatch.setattr(ensembles, "DensePath", lambda scorer, items: scorer)
+    monkeypatch.setattr(ensembles.answers, "of_path", lambda scorer: scorer)
+    monkeypatch.setattr(
+        ensembles,
+        "path_ndcg",
+        lambda world, scorer: float(
+            (ranked(scorer.users([])[0] @ scorer.vectors.T) == ranked(by_factor[0])).all()
+        ),
+    )
+    fit = Fit(
+        world=made,
+        settings=ensembles.SasrecTwoTowerSettings(factors=(0.5, 2.0, 16.0)),
+        tokenizer=made.params.tokenizer,
+        folder=tmp_path,
+        report=None,
+        progress=print,
+        parts={
+            str(place): Fitted(judge=lambda *_: {}, validation=0.0, parameters=10, model=part)
+            for place, part in enumerate(parts)
+        },
+    )
+    found = ensembles.fit_trio(fit)
+    assert found.facts == {"factor_of_second": best}
+    assert found.validation == 1.0
+    assert found.parameters == 30
 
 
 def test_results_of_other_datasets_stay_and_all_is_rendered(

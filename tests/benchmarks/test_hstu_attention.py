@@ -18,7 +18,7 @@ def test_without_a_gpu_nothing_is_said_to_be_measured() -> None:
 def test_every_contender_runs_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the interpreter where there is no GPU, so that a machine with one is not the first to try."""
     pytest.importorskip("triton", reason="Triton comes with torch where torch supports CUDA")
-    monkeypatch.setattr(hstu_attention, "runs_jagged", lambda device: True)
+    monkeypatch.setattr(hstu_attention, "runs_jagged", lambda device, width: True)
     rows = measure(QUICK)
     assert all(row["ms"] > 0 for row in rows)
     assert all(row["times SDPA"] == 1 for row in rows if row["attention"] == SDPA)

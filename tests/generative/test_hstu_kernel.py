@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.errors import ConfigurationError
 from segue.generative import hstu
 from segue.generative.hstu import HstuModel
 from segue.generative.layers import time_bucket
+from segue.generative.store import new_model
+from segue.training.jagged import WIDEST, padded, runs_jagged
 
 from . import tiny
+from .test_context import VOCABULARY, coded
 
 pytest.importorskip("triton", reason="Triton comes with torch where torch supports CUDA")
 hstu_kernel = pytest.importorskip("segue.generative.hstu_kernel")
@@ -79,6 +89,14 @@ def test_a_history_may_be_shorter_than_the_longest_is_said_to_be() -> None:
     torch.testing.assert_close(found, plain(*given), atol=1e-5, rtol=1e-4)
 
 
+def test_seconds_just_below_a_power_of_two_are_in_the_lower_bucket() -> None:
+    """Where a float's rounding carries them over it."""
+    (query, key, value, position, time), _, offsets = inputs([2] * 7, 1, 8)
+    times = torch.tensor([[0, 2**power - 2] for power in range(25, 32)]).flatten().to(DEVICE)
+    given = query, key, value, times, offsets, position, time
+    torch.testing.assert_close(hstu_kernel.jagged_attention(*given, 2), plain(*given), atol=1e-5, rtol=1e-4)
+
+
 def test_no_event_at_all_is_no_error() -> None:
     (query, key, value, position, time), times, offsets = inputs([0, 0], 1, 8)
     found = hstu_kernel.jagged_attention(query, key, value, times, offsets, position, time, 0)
@@ -86,26 +104,51 @@ def test_no_event_at_all_is_no_error() -> None:
     assert float(torch.autograd.grad(found.sum(), (position,))[0].abs().sum()) == 0
 
 
-@pytest.mark.parametrize("code_tower", ["shared", "own"])
+def test_the_kernels_compile_for_a_gpu_and_fit_into_what_a_small_one_shares(tmp_path: Path) -> None:
+    """In both precisions, without a GPU: what the interpreter lets pass, as a product of unequal types, the compiler does not."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.generative.compile_kernels"],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 6
+    assert max(found.values()) <= 99 * 1024, found
+
+
+@pytest.mark.parametrize(("code_tower", "interleaved"), [("shared", False), ("own", True)])
 def test_a_model_reads_jagged_histories_as_it_reads_padded_ones(
-    monkeypatch: pytest.MonkeyPatch, code_tower: str
+    monkeypatch: pytest.MonkeyPatch, code_tower: str, interleaved: bool
 ) -> None:
     """States, M-FALCON's scores and every gradient."""
     chosen = tiny.SETTINGS.model_copy(
         update={
+            "model": "hstu",
             "code_tower": code_tower,
             "dropout": 0.0,
             "identity_dropout": 0.0,
-            "hstu": tiny.SETTINGS.hstu.model_copy(update={"ranking_weight": 0.5}),
+            "hstu": tiny.SETTINGS.hstu.model_copy(update={"ranking_weight": 0.5, "interleaved": interleaved}),
         }
     )
-    model = tiny.named("hstu", settings=chosen)
+    model = new_model(chosen, tiny.items(), VOCABULARY if interleaved else None)
     assert isinstance(model, HstuModel)
+    model.adopt(model.trie.leaf_of >= 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
     model.to(DEVICE)
+    model.bind(tiny.items())
+    monkeypatch.setattr("segue.generative.layers._UNSAID", 0.0)
     batch, wanted = tiny.histories([8, 3, 0, 1]), torch.arange(12).view(4, 3)
+    if interleaved:
+        batch = coded(batch)
     found = []
     for jagged in (False, True):
-        monkeypatch.setattr(hstu, "runs_jagged", lambda device, jagged=jagged: jagged)
+        monkeypatch.setattr(hstu, "runs_jagged", lambda device, width, jagged=jagged: jagged)
         model.eval()
         with torch.no_grad():
             context = model.encode(batch)
@@ -128,4 +171,21 @@ def test_a_model_reads_jagged_histories_as_it_reads_padded_ones(
 
 
 def test_a_cpu_reads_padded_histories() -> None:
-    assert not hstu.runs_jagged(torch.device("cpu"))
+    assert not runs_jagged(torch.device("cpu"), 64)
+
+
+def test_a_gpu_that_multiplies_bf16_reads_jagged_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    gpu = torch.device("cuda")
+    assert runs_jagged(gpu, WIDEST)
+    assert not runs_jagged(gpu, 2 * WIDEST)
+    with padded():
+        assert not runs_jagged(gpu, 64)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not runs_jagged(gpu, 64)
+
+
+def test_a_head_too_wide_is_refused() -> None:
+    (query, key, value, position, time), times, offsets = inputs([3], 1, 129)
+    with pytest.raises(ConfigurationError, match="a head of 129 numbers"):
+        hstu_kernel.jagged_attention(query, key, value, times, offsets, position, time, 3)

@@ -15,9 +15,10 @@ What differs from the paper, and why:
 
 - The layers are the encoder of the house model: what an event is read as, the code head and the dense head are
   its own (:mod:`segue.generative.house`), so the two differ in the encoder alone. The paper reads item ids.
-- Items and actions are interleaved (section 2.2) with ``hstu.interleaved``: the declared features of past events, what the
-  paper calls actions, then have a position of their own behind their item, and the next item is told from there. Without
-  it they are added to the item, one position an event: half as long, as in the retrieval task of the authors' code.
+- Items and actions are interleaved (section 2.2) with ``hstu.interleaved``: the declared features of past events have a
+  position of their own behind their item, and the next item is told from there. Without it they are added to the item, one
+  position an event: half as long, as in the retrieval task of the authors' code. What a user *did* is not among them:
+  histories that are served do not carry it, so these are hours, weekdays and traits (:mod:`segue.data.context`).
 - n is how many positions a position sees. The equation has none, the authors' layer divides by the longest length;
   the norm that follows takes a common factor out again, but for its epsilon, which short histories would sink in.
 - Time distances are between the events themselves; the time of the request is not known to a model here.
@@ -44,11 +45,12 @@ from torch import Tensor, nn
 from segue.errors import ConfigurationError, DataError
 from segue.generative.binding import draw, learnable
 from segue.generative.house import HouseContext, HouseModel
-from segue.generative.hstu_layer import HstuLayer, Memory, runs_jagged
+from segue.generative.hstu_layer import HstuLayer, Memory
 from segue.generative.layers import time_bucket
 from segue.generative.settings import GenerativeSettings
 from segue.generative.towers import Tower
 from segue.protocols import HistoryBatch
+from segue.training.jagged import runs_jagged
 
 
 class HstuTower(Tower):
@@ -89,7 +91,7 @@ class HstuTower(Tower):
         start = self.start.expand(len(events), 1, -1).to(events.dtype)
         hidden = self.dropout(torch.cat([start, events], dim=1))
         times = self._times(batch)
-        if runs_jagged(hidden.device):
+        if runs_jagged(hidden.device, self.settings.dimensions // self.settings.heads):
             return self._read_jagged(hidden, times, batch.lengths * self._positions_an_event + 1, remember)
         memories = []
         for layer in self.blocks:
@@ -114,11 +116,11 @@ class HstuTower(Tower):
         return _padded(rows, inside), memories
 
     def _actions(self, batch: HistoryBatch, events: Tensor) -> Tensor:
-        """[B, T, d] of what was done with each item."""
+        """[B, T, d] of what is known of each event beside its item."""
         if self.context is None or batch.contexts is None or not self.context.places:
             raise ConfigurationError(
-                "generative.hstu.interleaved gives what users did with an item a position of its own, and no feature of past "
-                "events is declared: declare one (data.context, docs/models.md), or set it to false"
+                "generative.hstu.interleaved gives what is known of a past event a position of its own, and no feature of past "
+                "events is declared: declare an hour, a weekday or a trait (data.context, docs/models.md), or set it to false"
             )
         return (self.action + self.context.of_events(batch.contexts)).to(events.dtype)
 
@@ -219,10 +221,11 @@ class HstuModel(HouseModel):
         """Those of the house model and, with ``hstu.ranking_weight``, ``rank``: in nats an event, over
         ``hstu.ranking_targets`` events of each history, drawn by torch's generator; each draw counts for the events that
         it stands for, so that the expectation is the mean over all events."""
+        batch = self._with_context(batch, None).to(self.device)
         parts = super().loss(batch)
         weight = self.settings.hstu.ranking_weight
         if weight > 0:
-            parts["rank"] = self._ranking_loss(batch.to(self.missing.device))
+            parts["rank"] = self._ranking_loss(batch)
             parts["total"] = parts["total"] + weight * parts["rank"]
         return parts
 

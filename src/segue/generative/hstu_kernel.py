@@ -21,8 +21,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_TILE = 64  # rows, and columns, of weights that are made together
-_SMALLEST = 16  # that a tile's product may be wide
+from segue.errors import ConfigurationError
+from segue.training.jagged import WIDEST
+
+_TILE = 64  # rows, and columns, of weights that are made together, at most
+_ROW_BYTES = (
+    128  # of a head's numbers at one place, up to which such a tile fits into what GPUs share within a block
+)
+_SMALLEST = 16  # rows, columns and numbers that a tile's product has at least
 _COPIES = 64  # of the biases' gradients, among which programs spread what they add
 
 
@@ -41,8 +47,13 @@ def jagged_attention(
     History b is the rows ``offsets`` [B + 1] (int64) b to b + 1, none longer than ``longest``; each event sees those before it
     and itself, and the sum is divided by how many these are. ``position_bias`` [P] is added by the distance in events (P - 1
     and beyond alike), ``time_bias`` [T] by the whole part of log2(1 + seconds) (T - 1 and beyond alike). Differentiable in
-    all but times and offsets, once.
+    all but times and offsets, once; on a GPU the biases' gradients are added up in no fixed order, so their last bits differ from
+    run to run. Raises ConfigurationError for heads of more than ``WIDEST`` numbers.
     """
+    if query.shape[-1] > WIDEST:
+        raise ConfigurationError(
+            f"a head of {query.shape[-1]} numbers: the fused kernel takes up to {WIDEST}"
+        )
     found: Tensor = _JaggedAttention.apply(  # type: ignore[no-untyped-call]
         query, key, value, times, offsets, position_bias, time_bias, longest
     )
@@ -95,17 +106,20 @@ class _JaggedAttention(torch.autograd.Function):
 def _launch(
     query: Tensor, offsets: Tensor, longest: int, biases: tuple[Tensor, ...] | list[Tensor]
 ) -> tuple[tuple[int, int], dict[str, int]]:
-    """One program a tile of rows, history and head; and what the kernels are compiled for."""
+    """One program a history and head and a tile of its rows; and what the kernels are compiled for."""
     _, heads, width = query.shape
+    lanes = max(_SMALLEST, triton.next_power_of_2(width))
+    tile = max(_SMALLEST, min(_TILE, _TILE * _ROW_BYTES // (lanes * query.element_size())))
     shape = {
         "heads": heads,
         "distances": len(biases[0]),
         "buckets": len(biases[1]),
         "width": width,
-        "lanes": max(_SMALLEST, triton.next_power_of_2(width)),
-        "tile": _TILE,
+        "lanes": lanes,
+        "tile": tile,
     }
-    return (triton.cdiv(max(1, longest), _TILE), (len(offsets) - 1) * heads), shape
+    # The first dimension of a grid may be far longer than the second.
+    return ((len(offsets) - 1) * heads, triton.cdiv(max(1, longest), tile)), shape
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -148,7 +162,7 @@ def _scores(  # type: ignore[no-untyped-def]
     bucket = (passed.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
     bucket -= ((tl.full((1, 1), 1, tl.int64) << bucket.to(tl.int64)) > passed).to(tl.int32)
     bucket = tl.minimum(bucket, buckets - 1)
-    score = tl.dot(query, tl.trans(key), input_precision="ieee")
+    score = tl.dot(query, tl.trans(key), input_precision="tf32x3")
     score += tl.load(by_position + behind, mask=seen, other=0.0) + tl.load(
         by_time + bucket, mask=seen, other=0.0
     )
@@ -172,10 +186,10 @@ def _forward(  # type: ignore[no-untyped-def]
     lanes: tl.constexpr,
     tile: tl.constexpr,
 ):
-    history, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    history, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     begin = tl.load(offsets + history)
     length = tl.load(offsets + history + 1) - begin
-    first = tl.program_id(0) * tile
+    first = tl.program_id(1) * tile
     if first < length:
         rows = first + tl.arange(0, tile)
         own = _rows(query, begin, rows, length, head, heads, width, lanes)
@@ -190,7 +204,7 @@ def _forward(  # type: ignore[no-untyped-def]
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
             weight = tl.where(seen, score * tl.sigmoid(score), 0.0)
-            total += tl.dot(weight.to(values.dtype), values, input_precision="ieee")
+            total += tl.dot(weight.to(values.dtype), values, input_precision="tf32x3")
         total /= (rows + 1).to(tl.float32)[:, None]
         _kept(out, total, begin, rows, length, head, heads, width, lanes)
 
@@ -199,7 +213,7 @@ def _forward(  # type: ignore[no-untyped-def]
 def _by_scores(score, seen, gradient, values):  # type: ignore[no-untyped-def]
     """The weights of a tile, and the loss's derivatives by its scores: SiLU'(s) = σ(s) (1 + s (1 - σ(s)))."""
     chance = tl.sigmoid(score)
-    by_weight = tl.dot(gradient, tl.trans(values), input_precision="ieee")
+    by_weight = tl.dot(gradient, tl.trans(values), input_precision="tf32x3")
     weight = tl.where(seen, score * chance, 0.0)
     return weight, tl.where(seen, by_weight * chance * (1 + score * (1 - chance)), 0.0)
 
@@ -232,10 +246,10 @@ def _backward_of_queries(  # type: ignore[no-untyped-def]
     lanes: tl.constexpr,
     tile: tl.constexpr,
 ):
-    history, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    history, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     begin = tl.load(offsets + history)
     length = tl.load(offsets + history + 1) - begin
-    first = tl.program_id(0) * tile
+    first = tl.program_id(1) * tile
     copy = (tl.program_id(0) + tl.program_id(1)) % copies
     if first < length:
         rows = first + tl.arange(0, tile)
@@ -252,9 +266,13 @@ def _backward_of_queries(  # type: ignore[no-untyped-def]
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
             _, by_score = _by_scores(score, seen, given, values)
-            total += tl.dot(by_score.to(keys.dtype), keys, input_precision="ieee")
+            total += tl.dot(by_score.to(keys.dtype), keys, input_precision="tf32x3")
             tl.atomic_add(to_position + copy * distances + behind, by_score, mask=seen)
-            tl.atomic_add(to_time + copy * buckets + bucket, by_score, mask=seen)
+            # A tile far back has one or two of the buckets: one addition a bucket, not one a weight.
+            latest = tl.max(tl.where(seen, bucket, 0))
+            for one in range(tl.min(tl.where(seen, bucket, buckets)), latest + 1):
+                share = tl.sum(tl.where(seen & (bucket == one), by_score, 0.0))
+                tl.atomic_add(to_time + copy * buckets + one, share)
         _kept(to_query, total, begin, rows, length, head, heads, width, lanes)
 
 
@@ -277,10 +295,10 @@ def _backward_of_keys(  # type: ignore[no-untyped-def]
     lanes: tl.constexpr,
     tile: tl.constexpr,
 ):
-    history, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    history, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     begin = tl.load(offsets + history)
     length = tl.load(offsets + history + 1) - begin
-    first = tl.program_id(0) * tile
+    first = tl.program_id(1) * tile
     if first < length:
         columns = first + tl.arange(0, tile)
         early = tl.load(times + begin + columns, mask=columns < length, other=0)
@@ -297,7 +315,7 @@ def _backward_of_keys(  # type: ignore[no-untyped-def]
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
             weight, by_score = _by_scores(score, seen, given, values)
-            for_values += tl.dot(tl.trans(weight.to(given.dtype)), given, input_precision="ieee")
-            for_keys += tl.dot(tl.trans(by_score.to(own.dtype)), own, input_precision="ieee")
+            for_values += tl.dot(tl.trans(weight.to(given.dtype)), given, input_precision="tf32x3")
+            for_keys += tl.dot(tl.trans(by_score.to(own.dtype)), own, input_precision="tf32x3")
         _kept(to_key, for_keys, begin, columns, length, head, heads, width, lanes)
         _kept(to_value, for_values, begin, columns, length, head, heads, width, lanes)

@@ -5,7 +5,6 @@ fused kernel to the plain one."""
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +16,6 @@ from segue.generative.settings import GenerativeSettings
 from segue.training.ops import Dropout
 
 _QUERIES = 256  # positions whose attention is computed together
-
-
-def runs_jagged(device: torch.device) -> bool:
-    """Whether histories on ``device`` are read without padding, by the fused kernel."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,8 +49,21 @@ class GenerativeSettings(Settings):
     retired: ClassVar[frozenset[str]] = frozenset(
         {"batch_size"}
     )  # histories, until batches were filled by events
-    absent: ClassVar[Mapping[str, Any]] = {"pooled_tower": False, "pooled_temperature": 0.07}
+    absent: ClassVar[Mapping[str, Any]] = {"pooled_tower": False}
     operational: ClassVar[frozenset[str]] = HOW_TRAINING_RUNS
+
+    @classmethod
+    def stored(cls, value: Mapping[str, Any]) -> Self:
+        """As :meth:`Settings.stored`: before the pooled expert had a temperature and an identity dropout, it had the others'."""
+        earlier = {
+            f"pooled_{name}": value[theirs]
+            for name, theirs in (
+                ("temperature", "dense_temperature"),
+                ("identity_dropout", "identity_dropout"),
+            )
+            if theirs in value
+        }
+        return super().stored({**earlier, **value})
 
     model: str = "house"  # house, tiger, hstu, cobra, or an entry point of segue.generative
     dimensions: int = Field(64, ge=4)

@@ -94,18 +94,20 @@ class Tower(Identities):
     def _stood_in_for(self, described: Tensor, identity: Tensor) -> Tensor:
         """[N, d]: identities, and ``described`` [N, d], which learns from :meth:`stand_in_loss` alone, where there is none."""
         if self.identity is None or not len(self.identity):
-            return described
+            return described.detach()
         own = F.embedding(identity.clamp(min=0), self.identity)
         return torch.where((identity >= 0).unsqueeze(-1), own, described.detach())
 
     def stand_in_loss(self, content: Tensor, identity: Tensor) -> Tensor:
         """Mean squared error of the identities in rows ``identity`` [N] (-1: none), told from content [N, D]: the map from
         attributes to factors of Gantner et al. 2010. Nothing but the projection of content learns from it."""
-        known = identity >= 0
-        if self.identity is None or not known.any():
+        if self.identity is None or not len(self.identity):
             return content.new_zeros(())
-        told = self.content(content.detach()[known] * self.settings.content_scale).float()
-        return F.mse_loss(told, self.identity.detach()[identity[known]])
+        told = self.content(content.detach() * self.settings.content_scale).float()
+        errors = (told - F.embedding(identity.clamp(min=0), self.identity).detach()).square().mean(dim=1)
+        known = (identity >= 0).float()
+        error: Tensor = (errors * known).sum() / known.sum().clamp(min=1)
+        return error
 
     def encode(self, batch: HistoryBatch, items: Tensor) -> Tensor:
         """[B, T + 1, d], for item vectors [N, d]: state 0 knows nothing, state t the first t events."""

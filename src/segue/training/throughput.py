@@ -20,6 +20,7 @@ from segue.protocols import HistoryBatch
 from segue.training.distributed import processes
 from segue.training.flops import matmul_peak, mfu
 from segue.training.gradients import LossFunction
+from segue.training.jagged import padded
 from segue.training.loop import FitResult
 
 _SAMPLE = 32  # batches whose mean length is that of the one that is counted
@@ -63,7 +64,7 @@ def counted_flops_per_token(model: nn.Module, loss: LossFunction, sample: list[H
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         model.train()
         # Attention as two products: the fused kernels of a CPU are counted as nothing.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), padded():
             total: Any = loss(batch)["total"]
             total.backward()
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
