@@ -229,3 +229,10 @@ def test_towers_that_have_nothing_to_say_are_refused() -> None:
             GenerativeSettings.model_validate({**wrong, "code_tower_scores": True})
     with pytest.raises(ValidationError, match="give code_tower own or content"):
         GenerativeSettings.model_validate({"dense_tower": "identities", "code_tower": "shared"})
+
+
+def test_the_pooled_expert_may_learn_faster() -> None:
+    assert tiny.model().rates() == {}
+    assert tiny.model(settings=POOLED.model_copy(update={"pooled_rate": 3.0})).rates() == {"pooled.": 3.0}
+    named = dict(tiny.model(settings=POOLED).named_parameters())
+    assert {name for name in named if name.startswith("pooled.")} >= {"pooled.identity", "pooled.slope"}

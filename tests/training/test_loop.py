@@ -209,3 +209,34 @@ def test_the_callers_generator_is_left_alone() -> None:
         progress=silent,
     )  # fmt: skip
     assert torch.equal(before, torch.get_rng_state())
+
+
+class TwoRates(Scorer):
+    """Its layer learns at a fifth of what the table does."""
+
+    def rates(self) -> dict[str, float]:
+        return {"layer.": 0.2}
+
+
+def test_a_part_may_learn_at_its_own_rate(tmp_path) -> None:
+    """Adam's first step moves a parameter by the rate, whatever its gradient."""
+    torch.manual_seed(4)
+    model = TwoRates()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    chosen = settings(epochs=1, warmup_steps=1, clip_norm=0.0, weight_decay=0.0)
+    fit(
+        model, batches=lambda epoch: batches(epoch)[:1], loss=model.loss, validate=None, settings=chosen,
+        checkpoints=tmp_path, progress=silent,
+    )  # fmt: skip
+    moved = {
+        name: float((value.detach() - before[name]).abs().max()) for name, value in model.named_parameters()
+    }
+    assert moved["table.weight"] == pytest.approx(1e-2, rel=1e-3)
+    assert moved["layer.weight"] == pytest.approx(2e-3, rel=1e-3)
+    assert moved["layer.bias"] == pytest.approx(2e-3, rel=1e-3)
+    other = scorer()  # the same weights at one rate are another training
+    with pytest.raises(ArtifactError):
+        fit(
+            other, batches=batches, loss=other.loss, validate=None, settings=chosen, checkpoints=tmp_path,
+            progress=silent,
+        )  # fmt: skip

@@ -91,6 +91,7 @@ class CobraModel(CodebookModel):
             "dense_tower",
             "pooled_tower",
             "pooled_temperature",
+            "pooled_rate",
             "pooled_identity_dropout",
             "content_scale",
             "identity_dropout",

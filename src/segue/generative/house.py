@@ -362,6 +362,9 @@ class HouseModel(CodebookModel):
 
     # Training.
 
+    def rates(self) -> dict[str, float]:
+        return {} if self.pooled is None else {"pooled.": self.settings.pooled_rate}
+
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``code``: NLL of the L codes; ``dense`` and, of the dense head's other experts, ``dense_code`` and ``pooled``: cross
         entropies over the catalogue; all in nats an event. Where the dense head's tower knows items by identities alone,

@@ -84,6 +84,7 @@ class GenerativeSettings(Settings):
     code_tower_scores: bool = False  # whether the code head's own tower is an expert of the dense head, too
     pooled_tower: bool = True  # whether the dense head has a second expert, which pools histories
     pooled_temperature: float = Field(0.1, gt=0)
+    pooled_rate: float = Field(1.0, gt=0)  # that it learns at, in times of the learning rate
     pooled_identity_dropout: float = Field(0.2, ge=0, le=1)
     content_scale: float = Field(0.1, gt=0)  # of what an item's vector takes from content beside its identity
     identity_dropout: float = Field(

@@ -83,6 +83,7 @@ class TigerModel(CodebookModel):
             "dense_tower",
             "pooled_tower",
             "pooled_temperature",
+            "pooled_rate",
             "pooled_identity_dropout",
             "content_scale",
             "identity_dropout",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -227,7 +227,7 @@ class _Training:
         decay = 1 - 0.9 * min(1.0, state.epoch / settings.decay_epochs) if settings.decay_epochs else 1.0
         rate = settings.learning_rate * decay * min(1.0, (state.steps + 1) / max(1, settings.warmup_steps))
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         self._optimizer.zero_grad(set_to_none=True)
         losses = self._gradients.add(batch)
         if settings.clip_norm > 0:
@@ -285,13 +285,30 @@ def _out_of_patience(state: State, settings: FitSettings, validate: Callable[[],
     return validate is not None and state.epoch - state.best_epoch >= settings.patience and state.epoch > 0
 
 
+@runtime_checkable
+class LearnsAtSeveralRates(Protocol):
+    """A model of which a part learns faster or slower than the rest."""
+
+    def rates(self) -> dict[str, float]:
+        """How many times the learning rate the parameters learn at whose names begin so; all others at once that."""
+        ...
+
+
+def _rates(model: nn.Module) -> dict[str, float]:
+    return model.rates() if isinstance(model, LearnsAtSeveralRates) else {}
+
+
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, gains and single numbers do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """Matrices decay; biases, gains and single numbers do not. ``times``: of the learning rate."""
+    groups = []
+    left = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for prefix, times in [*_rates(model).items(), ("", 1.0)]:
+        chosen = [left.pop(name) for name in [*left] if name.startswith(prefix)]
+        groups += [
+            {"params": [p for p in chosen if p.ndim >= 2], "weight_decay": weight_decay, "times": times},
+            {"params": [p for p in chosen if p.ndim < 2], "weight_decay": 0.0, "times": times},
+        ]
+    return groups
 
 
 @contextmanager
@@ -307,4 +324,6 @@ def _identity(model: nn.Module, settings: FitSettings) -> str:
     """What a checkpoint belongs to: settings (but for the length of training and when it is saved) and the shapes of
     the weights."""
     recorded = {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_THE_WEIGHTS}
-    return sha256_of([recorded, {name: list(value.shape) for name, value in model.state_dict().items()}])
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    rates = _rates(model)
+    return sha256_of([recorded, shapes, *([rates] if rates else [])])
