@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from segue.errors import ConfigurationError, DataError
 from segue.generative.hstu import HstuModel, HstuTower
 from segue.generative.settings import GenerativeSettings
-from segue.generative.store import new_model
 from segue.generative.training import train
 from segue.protocols import BoundItems, HistoryBatch
 
@@ -87,17 +86,13 @@ def test_the_encoder_equals_a_plain_reference(monkeypatch: pytest.MonkeyPatch, q
 def interleaved(bound: BoundItems | None = None) -> HstuModel:
     """With a declared feature whose codes have a position of their own, every weight away from zero."""
     hstu = RANKED.hstu.model_copy(update={"interleaved": True})
-    model = new_model(
-        RANKED.model_copy(update={"model": "hstu", "hstu": hstu}), bound or tiny.items(), VOCABULARY
-    )
+    model = tiny.named("hstu", bound, RANKED.model_copy(update={"hstu": hstu}), VOCABULARY)
     assert isinstance(model, HstuModel)
-    model.adopt(model.trie.leaf_of >= 0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "requests" not in name:  # what a request says is added behind the layers
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    model.eval()
+    for tower in model._towers():
+        assert isinstance(tower, HstuTower)
+        assert tower.context is not None
+        for table in tower.context.requests:  # what a request says is added behind the layers
+            nn.init.zeros_(table.weight)
     return model
 
 

@@ -17,7 +17,6 @@ from segue.errors import ConfigurationError
 from segue.generative import hstu
 from segue.generative.hstu import HstuModel
 from segue.generative.layers import time_bucket
-from segue.generative.store import new_model
 from segue.training.jagged import WIDEST, padded, runs_jagged
 
 from . import tiny
@@ -127,19 +126,14 @@ def test_a_model_reads_jagged_histories_as_it_reads_padded_ones(
     """States, M-FALCON's scores and every gradient."""
     chosen = tiny.SETTINGS.model_copy(
         update={
-            "model": "hstu",
             "code_tower": code_tower,
             "dropout": 0.0,
             "identity_dropout": 0.0,
             "hstu": tiny.SETTINGS.hstu.model_copy(update={"ranking_weight": 0.5, "interleaved": interleaved}),
         }
     )
-    model = new_model(chosen, tiny.items(), VOCABULARY if interleaved else None)
+    model = tiny.named("hstu", settings=chosen, vocabulary=VOCABULARY if interleaved else None)
     assert isinstance(model, HstuModel)
-    model.adopt(model.trie.leaf_of >= 0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
     model.to(DEVICE)
     model.bind(tiny.items())
     monkeypatch.setattr("segue.generative.layers._UNSAID", 0.0)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from segue.data.context import Vocabulary
 from segue.data.sequences import Sequences
 from segue.generative.house import HouseModel
 from segue.generative.settings import GenerativeSettings
@@ -73,10 +74,13 @@ def model(bound: BoundItems | None = None, settings: GenerativeSettings = SETTIN
 
 
 def named(
-    name: str, bound: BoundItems | None = None, settings: GenerativeSettings = SETTINGS
+    name: str,
+    bound: BoundItems | None = None,
+    settings: GenerativeSettings = SETTINGS,
+    vocabulary: Vocabulary | None = None,
 ) -> TrainableRecommender:
     """Any model, likewise."""
-    made = new_model(settings.model_copy(update={"model": name}), bound or items())
+    made = new_model(settings.model_copy(update={"model": name}), bound or items(), vocabulary)
     made.adopt(made.trie.leaf_of >= 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -58,7 +58,7 @@ from segue.generative.layers import (
     zero_embedding,
     zero_linear,
 )
-from segue.generative.settings import GenerativeSettings
+from segue.generative.settings import OF_TOWERS, GenerativeSettings
 from segue.protocols import BoundItems, HistoryBatch
 from segue.training.ops import Dropout, causal_attention
 
@@ -83,20 +83,7 @@ class CobraModel(CodebookModel):
     """Implements :class:`segue.protocols.TrainableRecommender` and a dense head. d is ``settings.dimensions``,
     K the number of levels but one."""
 
-    unread: ClassVar[frozenset[str]] = frozenset(
-        {
-            "code_temperature",
-            "code_tower",
-            "code_tower_scores",
-            "dense_tower",
-            "pooled_tower",
-            "pooled_temperature",
-            "pooled_rate",
-            "pooled_identity_dropout",
-            "content_scale",
-            "identity_dropout",
-        }
-    )
+    unread: ClassVar[frozenset[str]] = OF_TOWERS | {"code_temperature"}
 
     def __init__(
         self,

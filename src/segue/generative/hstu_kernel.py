@@ -123,20 +123,71 @@ def _launch(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rows(pointer, begin, places, length, head, heads, width: tl.constexpr, lanes: tl.constexpr):  # type: ignore[no-untyped-def]
-    """[tile, lanes] of the events at ``places`` of one history, zeros behind its end."""
+def _placed(offsets, heads: tl.constexpr, tile: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of this program: the head, where its history begins and how long it is, and the first place of its tile."""
+    history, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    begin = tl.load(offsets + history)
+    return head, begin, tl.load(offsets + history + 1) - begin, tl.program_id(1) * tile
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _at(begin, places, length, head, heads, width: tl.constexpr, lanes: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[tile, lanes] where the events at ``places`` of one history stand, and which of these numbers there are."""
     lane = tl.arange(0, lanes)
     at = ((begin + places[:, None]) * heads + head) * width + lane[None, :]
-    return tl.load(pointer + at, mask=(places < length)[:, None] & (lane < width)[None, :], other=0.0)
+    return at, (places < length)[:, None] & (lane < width)[None, :]
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rows(pointer, begin, places, length, head, heads, width: tl.constexpr, lanes: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[tile, lanes] of the events at ``places`` of one history, zeros behind its end."""
+    at, mask = _at(begin, places, length, head, heads, width, lanes)
+    return tl.load(pointer + at, mask=mask, other=0.0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _kept(pointer, values, begin, places, length, head, heads, width: tl.constexpr, lanes: tl.constexpr):  # type: ignore[no-untyped-def]
     """Write ``values`` [tile, lanes] where :func:`_rows` reads."""
-    lane = tl.arange(0, lanes)
-    at = ((begin + places[:, None]) * heads + head) * width + lane[None, :]
-    mask = (places < length)[:, None] & (lane < width)[None, :]
+    at, mask = _at(begin, places, length, head, heads, width, lanes)
     tl.store(pointer + at, values.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _asking(  # type: ignore[no-untyped-def]
+    query,
+    times,
+    begin,
+    low,
+    length,
+    head,
+    heads,
+    width: tl.constexpr,
+    lanes: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """The places of a tile's rows, their times and their queries."""
+    rows = low + tl.arange(0, tile)
+    late = tl.load(times + begin + rows, mask=rows < length, other=0)
+    return rows, late, _rows(query, begin, rows, length, head, heads, width, lanes)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _asked(  # type: ignore[no-untyped-def]
+    key,
+    value,
+    times,
+    begin,
+    low,
+    length,
+    head,
+    heads,
+    width: tl.constexpr,
+    lanes: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """The places of a tile's columns, their times, their keys and their values."""
+    columns, early, keys = _asking(key, times, begin, low, length, head, heads, width, lanes, tile)
+    return columns, early, keys, _rows(value, begin, columns, length, head, heads, width, lanes)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -186,20 +237,14 @@ def _forward(  # type: ignore[no-untyped-def]
     lanes: tl.constexpr,
     tile: tl.constexpr,
 ):
-    history, head = tl.program_id(0) // heads, tl.program_id(0) % heads
-    begin = tl.load(offsets + history)
-    length = tl.load(offsets + history + 1) - begin
-    first = tl.program_id(1) * tile
+    head, begin, length, first = _placed(offsets, heads, tile)
     if first < length:
-        rows = first + tl.arange(0, tile)
-        own = _rows(query, begin, rows, length, head, heads, width, lanes)
-        late = tl.load(times + begin + rows, mask=rows < length, other=0)
+        rows, late, own = _asking(query, times, begin, first, length, head, heads, width, lanes, tile)
         total = tl.zeros((tile, lanes), dtype=tl.float32)
         for low in range(0, first + tile, tile):
-            columns = low + tl.arange(0, tile)
-            early = tl.load(times + begin + columns, mask=columns < length, other=0)
-            keys = _rows(key, begin, columns, length, head, heads, width, lanes)
-            values = _rows(value, begin, columns, length, head, heads, width, lanes)
+            columns, early, keys, values = _asked(
+                key, value, times, begin, low, length, head, heads, width, lanes, tile
+            )
             score, seen, _, _ = _scores(
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
@@ -246,22 +291,16 @@ def _backward_of_queries(  # type: ignore[no-untyped-def]
     lanes: tl.constexpr,
     tile: tl.constexpr,
 ):
-    history, head = tl.program_id(0) // heads, tl.program_id(0) % heads
-    begin = tl.load(offsets + history)
-    length = tl.load(offsets + history + 1) - begin
-    first = tl.program_id(1) * tile
+    head, begin, length, first = _placed(offsets, heads, tile)
     copy = (tl.program_id(0) + tl.program_id(1)) % copies
     if first < length:
-        rows = first + tl.arange(0, tile)
-        own = _rows(query, begin, rows, length, head, heads, width, lanes)
-        late = tl.load(times + begin + rows, mask=rows < length, other=0)
+        rows, late, own = _asking(query, times, begin, first, length, head, heads, width, lanes, tile)
         given = _shared_out(gradient, rows, length, begin, head, heads, width, lanes)
         total = tl.zeros((tile, lanes), dtype=tl.float32)
         for low in range(0, first + tile, tile):
-            columns = low + tl.arange(0, tile)
-            early = tl.load(times + begin + columns, mask=columns < length, other=0)
-            keys = _rows(key, begin, columns, length, head, heads, width, lanes)
-            values = _rows(value, begin, columns, length, head, heads, width, lanes)
+            columns, early, keys, values = _asked(
+                key, value, times, begin, low, length, head, heads, width, lanes, tile
+            )
             score, seen, behind, bucket = _scores(
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
@@ -295,21 +334,15 @@ def _backward_of_keys(  # type: ignore[no-untyped-def]
     lanes: tl.constexpr,
     tile: tl.constexpr,
 ):
-    history, head = tl.program_id(0) // heads, tl.program_id(0) % heads
-    begin = tl.load(offsets + history)
-    length = tl.load(offsets + history + 1) - begin
-    first = tl.program_id(1) * tile
+    head, begin, length, first = _placed(offsets, heads, tile)
     if first < length:
-        columns = first + tl.arange(0, tile)
-        early = tl.load(times + begin + columns, mask=columns < length, other=0)
-        keys = _rows(key, begin, columns, length, head, heads, width, lanes)
-        values = _rows(value, begin, columns, length, head, heads, width, lanes)
+        columns, early, keys, values = _asked(
+            key, value, times, begin, first, length, head, heads, width, lanes, tile
+        )
         for_keys = tl.zeros((tile, lanes), dtype=tl.float32)
         for_values = tl.zeros((tile, lanes), dtype=tl.float32)
         for low in range(first, length, tile):
-            rows = low + tl.arange(0, tile)
-            own = _rows(query, begin, rows, length, head, heads, width, lanes)
-            late = tl.load(times + begin + rows, mask=rows < length, other=0)
+            rows, late, own = _asking(query, times, begin, low, length, head, heads, width, lanes, tile)
             given = _shared_out(gradient, rows, length, begin, head, heads, width, lanes)
             score, seen, _, _ = _scores(
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets

@@ -22,8 +22,8 @@ _QUERIES = 256  # positions whose attention is computed together
 class Memory:
     """What a layer keeps of a history for candidates to read."""
 
-    keys: Tensor  # [B, H, T + 1, d / H]
-    values: Tensor  # [B, H, T + 1, d / H]
+    keys: Tensor  # [B, H, P, d / H]
+    values: Tensor  # [B, H, P, d / H]
 
 
 class HstuLayer(nn.Module):

@@ -9,6 +9,21 @@ from pydantic import Field, model_validator
 
 from segue.settings import HOW_TRAINING_RUNS, Settings
 
+# What the house model's towers read, HSTU's among them, and no model without such towers.
+OF_TOWERS = frozenset(
+    {
+        "code_tower",
+        "code_tower_scores",
+        "dense_tower",
+        "pooled_tower",
+        "pooled_temperature",
+        "pooled_rate",
+        "pooled_identity_dropout",
+        "content_scale",
+        "identity_dropout",
+    }
+)
+
 
 class TigerSettings(Settings):
     """What TIGER has and the others have not."""

@@ -47,7 +47,7 @@ from segue.generative.layers import (
     zero_embedding,
     zero_linear,
 )
-from segue.generative.settings import GenerativeSettings
+from segue.generative.settings import OF_TOWERS, GenerativeSettings
 from segue.protocols import HistoryBatch
 from segue.training.ops import Dropout
 
@@ -72,23 +72,12 @@ class TigerModel(CodebookModel):
     ``settings.layers`` counts the layers of the encoder, and again those of the decoder.
     """
 
-    unread: ClassVar[frozenset[str]] = frozenset(
-        {
-            "code_temperature",
-            "dense_temperature",
-            "code_weight",
-            "dense_weight",
-            "code_tower",
-            "code_tower_scores",
-            "dense_tower",
-            "pooled_tower",
-            "pooled_temperature",
-            "pooled_rate",
-            "pooled_identity_dropout",
-            "content_scale",
-            "identity_dropout",
-        }
-    )
+    unread: ClassVar[frozenset[str]] = OF_TOWERS | {
+        "code_temperature",
+        "dense_temperature",
+        "code_weight",
+        "dense_weight",
+    }
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import torch
 
 WIDEST = 128  # numbers of a head that the kernels take
 _CAPABILITY = (8, 0)  # of a GPU that multiplies bf16
+_TRITON = importlib.util.find_spec("triton") is not None
 _padded = ContextVar("_padded", default=False)
 
 
@@ -21,7 +22,7 @@ def runs_jagged(device: torch.device, width: int) -> bool:
         device.type == "cuda"
         and width <= WIDEST
         and not _padded.get()
-        and importlib.util.find_spec("triton") is not None
+        and _TRITON
         and torch.cuda.get_device_capability(device) >= _CAPABILITY
     )
 
