@@ -110,16 +110,20 @@ def fit_two_tower(fit: Fit) -> Fitted:
     model.content.copy_(torch.from_numpy(content[vocabulary.items]))
     counts = _counts(world.training, vocabulary)
     model.log_frequency.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+    model.to(world.device)
 
     def vectors() -> tuple[Users, Tensor]:
         with torch.inference_mode():
             table = model.all_item_vectors()
-        return (
-            lambda batch: model.user_vectors(nn.functional.embedding(batch.items, table), batch.lengths),
-            table,
-        )
 
-    facts = _trained(fit, model, vocabulary, vectors)  # on the CPU: it takes seconds
+        def users(batch: HistoryBatch) -> Tensor:
+            batch = batch.to(table.device)
+            return model.user_vectors(nn.functional.embedding(batch.items, table), batch.lengths)
+
+        return users, table
+
+    facts = _trained(fit, model, vocabulary, vectors)
+    model.cpu()
     ids = [world.items.ids[item] for item in vocabulary.items]
     present = np.asarray(world.bound(fit.tokenizer).present)
     scorer = TwoTowerScorer(model, ids, ItemVectors(content, present, world.items.ids), world.items)

@@ -81,6 +81,7 @@ class TwoTower(nn.Module):
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """``total``: each event of the batch is predicted from those before it, all positions at once."""
         table = self.all_item_vectors()
+        batch = batch.to(table.device)
         inside = torch.arange(batch.items.shape[1] - 1, device=table.device) < (batch.lengths - 1)[:, None]
         targets = batch.items[:, 1:][inside]
         if not targets.numel():
