@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_what_is_finished_is_neither_trained_nor_read_again(
     monkeypatch.setattr("segue.benchmarking.quality.Benchmark._fit", refuse)
     monkeypatch.setattr(World, "cases", refuse)
     assert tiny.benchmark(folder, made).records() == records
+    elsewhere = replace(made, device="cuda", threads=made.threads + 1)
+    assert tiny.benchmark(folder, elsewhere).records() == records
     assert json.loads((folder / "test_reads.json").read_text(encoding="utf-8")) == reads
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segue.generative.layers import ContentProjection, attention, zero_linear
+from segue.generative.layers import TIME_BUCKETS, ContentProjection, attention, time_bucket, zero_linear
 
 
 @pytest.mark.parametrize("biased", [True, False])
@@ -35,3 +35,9 @@ def test_what_starts_at_zero_learns_and_the_rest_of_a_projection_is_linear() -> 
     projection(content).sum().backward()
     assert projection.outer.weight.grad is not None
     assert float(projection.outer.weight.grad.abs().max()) > 0
+
+
+def test_a_time_is_in_the_bucket_of_its_binary_digits() -> None:
+    near = [2**power + off for power in range(40) for off in (-2, -1, 0)]
+    wanted = [min(max(0, (max(0, seconds) + 1).bit_length() - 1), TIME_BUCKETS - 1) for seconds in near]
+    assert time_bucket(torch.tensor(near)).tolist() == wanted

@@ -7,7 +7,8 @@ contender and seed, and nothing is chosen by it.
 
 What is finished is kept under a folder and not repeated. A fit is known by the data, its settings and the sources of the
 code that makes it; a record besides by the part and the users that were judged. So a stopped benchmark goes on where it
-was, inside an epoch where training keeps checkpoints.
+was, inside an epoch where training keeps checkpoints. A record says on which machine its model was trained, but is not known
+by it: one that a GPU made elsewhere is good here. A fit that is under way goes on only where it began.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Benchmark:
 
     def _tuned(self, one: Contender, first: Settings) -> Settings:
         first = first.model_copy(update={"seed": _TUNING_SEED})
-        folder = self._folder / "studies" / f"{one.name}-{self._fit_key(one, first)[:16]}"
+        folder = self._folder / "studies" / self._placed(one, first)
 
         def objective(handle: TrialHandle) -> float:
             settings = one.space.suggest(handle.trial, first)
@@ -139,8 +140,6 @@ class Benchmark:
                 world.content_sha256,
                 world.params.decoding.described() if one.generative else None,
                 self._plan.validation_users,
-                world.device,
-                world.threads,
                 code_version(one.code),
                 needed,
             ]
@@ -180,7 +179,12 @@ class Benchmark:
         )
 
     def _fit_folder(self, one: Contender, settings: Settings) -> Path:
-        return self._folder / "fits" / f"{one.name}-{self._fit_key(one, settings)[:16]}"
+        return self._folder / "fits" / self._placed(one, settings)
+
+    def _placed(self, one: Contender, settings: Settings) -> str:
+        """The name of a folder for what is under way on this machine."""
+        here = [self._world.device, self._world.threads]
+        return f"{one.name}-{sha256_of([self._fit_key(one, settings), *here])[:16]}"
 
     # Judging.
 

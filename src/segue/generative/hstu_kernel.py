@@ -204,20 +204,22 @@ def _scores(  # type: ignore[no-untyped-def]
     distances: tl.constexpr,
     buckets: tl.constexpr,
 ):
-    """Of a tile: Q K^T + rab, whether a row sees a column, and the places of both biases."""
+    """Of a tile: Q K^T + rab, whether a row sees a column, and the buckets of the times between them."""
     behind = rows[:, None] - columns[None, :]
     seen = (behind >= 0) & (rows < length)[:, None] & (columns < length)[None, :]
     behind = tl.minimum(tl.maximum(behind, 0), distances - 1)
-    # The whole part of log2 is a float's exponent, but for what rounding carried over a power of two.
-    passed = tl.minimum(tl.maximum(late[:, None] - early[None, :], 0), (1 << 40)) + 1
+    # The whole part of log2 is a float's exponent, but for what rounding carried over a power of two. What lies beyond the last
+    # of 32 buckets is in it, so that 32 bits are enough.
+    tl.static_assert(buckets <= 32)
+    passed = tl.minimum(tl.maximum(late[:, None] - early[None, :], 0), (1 << 31) - 1).to(tl.uint32) + 1
     bucket = (passed.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
-    bucket -= ((tl.full((1, 1), 1, tl.int64) << bucket.to(tl.int64)) > passed).to(tl.int32)
+    bucket -= ((tl.full((1, 1), 1, tl.uint32) << bucket.to(tl.uint32)) > passed).to(tl.int32)
     bucket = tl.minimum(bucket, buckets - 1)
     score = tl.dot(query, tl.trans(key), input_precision="tf32x3")
     score += tl.load(by_position + behind, mask=seen, other=0.0) + tl.load(
         by_time + bucket, mask=seen, other=0.0
     )
-    return score, seen, behind, bucket
+    return score, seen, bucket
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -245,7 +247,7 @@ def _forward(  # type: ignore[no-untyped-def]
             columns, early, keys, values = _asked(
                 key, value, times, begin, low, length, head, heads, width, lanes, tile
             )
-            score, seen, _, _ = _scores(
+            score, seen, _ = _scores(
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
             weight = tl.where(seen, score * tl.sigmoid(score), 0.0)
@@ -261,6 +263,17 @@ def _by_scores(score, seen, gradient, values):  # type: ignore[no-untyped-def]
     by_weight = tl.dot(gradient, tl.trans(values), input_precision="tf32x3")
     weight = tl.where(seen, score * chance, 0.0)
     return weight, tl.where(seen, by_weight * chance * (1 + score * (1 - chance)), 0.0)
+
+
+@triton.jit
+def _diagonals(values, ahead, tile: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[2 tile] the sums of the diagonals of ``values`` [tile, tile], and how far behind its row a column of each is, where the
+    first row is ``ahead`` of the first column. The last diagonal does not exist: it sums to nothing."""
+    row, diagonal = tl.arange(0, tile)[:, None], tl.arange(0, 2 * tile)[None, :]
+    column = row + tile - 1 - diagonal
+    inside = (column >= 0) & (column < tile)
+    slanted = tl.gather(values, tl.where(inside, column, 0), axis=1)
+    return tl.sum(tl.where(inside, slanted, 0.0), axis=0), ahead + tl.arange(0, 2 * tile) - (tile - 1)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -301,12 +314,15 @@ def _backward_of_queries(  # type: ignore[no-untyped-def]
             columns, early, keys, values = _asked(
                 key, value, times, begin, low, length, head, heads, width, lanes, tile
             )
-            score, seen, behind, bucket = _scores(
+            score, seen, bucket = _scores(
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
             _, by_score = _by_scores(score, seen, given, values)
             total += tl.dot(by_score.to(keys.dtype), keys, input_precision="tf32x3")
-            tl.atomic_add(to_position + copy * distances + behind, by_score, mask=seen)
+            # What lies on one diagonal is as far behind: one addition a diagonal, not one a weight.
+            sums, behind = _diagonals(by_score, first - low, tile)
+            to = tl.minimum(behind, distances - 1)
+            tl.atomic_add(to_position + copy * distances + to, sums, mask=behind >= 0)
             # A tile far back has one or two of the buckets: one addition a bucket, not one a weight.
             latest = tl.max(tl.where(seen, bucket, 0))
             for one in range(tl.min(tl.where(seen, bucket, buckets)), latest + 1):
@@ -344,7 +360,7 @@ def _backward_of_keys(  # type: ignore[no-untyped-def]
         for low in range(first, length, tile):
             rows, late, own = _asking(query, times, begin, low, length, head, heads, width, lanes, tile)
             given = _shared_out(gradient, rows, length, begin, head, heads, width, lanes)
-            score, seen, _, _ = _scores(
+            score, seen, _ = _scores(
                 own, keys, late, early, rows, columns, length, by_position, by_time, distances, buckets
             )
             weight, by_score = _by_scores(score, seen, given, values)

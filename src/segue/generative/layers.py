@@ -20,8 +20,11 @@ TIME_BUCKETS = 32  # of log2(1 + seconds): the last holds everything above 68 ye
 
 
 def time_bucket(seconds: Tensor) -> Tensor:
-    """Of log2(1 + seconds); a negative time counts as none."""
-    return torch.log2(seconds.clamp(min=0).double() + 1).long().clamp(max=TIME_BUCKETS - 1)
+    """The whole part of log2(1 + seconds); a negative time counts as none.
+
+    Read off as an exponent, which is exact: a GPU's logarithm of a power of two may lie below the whole number."""
+    exponent = torch.frexp(seconds.clamp(min=0).double() + 1).exponent
+    return (exponent.long() - 1).clamp(max=TIME_BUCKETS - 1)
 
 
 def zero_embedding(size: int, width: int) -> nn.Embedding:
