@@ -265,7 +265,7 @@ def _by_scores(score, seen, gradient, values):  # type: ignore[no-untyped-def]
     return weight, tl.where(seen, by_weight * chance * (1 + score * (1 - chance)), 0.0)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _diagonals(values, ahead, tile: tl.constexpr):  # type: ignore[no-untyped-def]
     """[2 tile] the sums of the diagonals of ``values`` [tile, tile], and how far behind its row a column of each is, where the
     first row is ``ahead`` of the first column. The last diagonal does not exist: it sums to nothing."""
