@@ -48,6 +48,10 @@ def quality(
     validation_users: Annotated[
         int | None, typer.Option(min=1, help="So many choose epochs and weights; default: all")
     ] = None,
+    validation_gap: Annotated[
+        int,
+        typer.Option(min=0, help="Events before their targets that training lacks, of the users who choose"),
+    ] = 0,
     filter_seen: Annotated[
         Literal["both", "yes", "no"], typer.Option(help="Whether lists hide what was seen")
     ] = "both",
@@ -82,7 +86,13 @@ def quality(
     if part == "validation" and out is not None:
         raise ConfigurationError("--part validation writes no results: leave --out away, or judge by test")
     world = load_world(
-        workspace, dataset, params, validation_users=validation_users, device=device, threads=threads
+        workspace,
+        dataset,
+        params,
+        validation_users=validation_users,
+        validation_gap=validation_gap,
+        device=device,
+        threads=threads,
     )
     folder = workspace.state(dataset) / "benchmarks" / "quality"
     records = Benchmark(

@@ -140,6 +140,7 @@ class Benchmark:
                 world.content_sha256,
                 world.params.decoding.described() if one.generative else None,
                 self._plan.validation_users,
+                world.validation_gap,
                 code_version(one.code),
                 needed,
             ]

@@ -87,6 +87,7 @@ def _run(
             if plan.part == "validation"
             else _users(records),
             "validation_users": len(world.validation_cases()),
+            "validation_gap": world.validation_gap,
             "ranking": "full catalogue, list of 10",
             "items": len(world.items),
             "training_events": len(world.training.items),

@@ -44,6 +44,7 @@ class World:
     modalities: dict[str, ItemVectors]
     encoders: dict[str, EncoderIdentity]
     content_sha256: str  # of the events, the items and their content
+    validation_gap: int = 0  # events before a validation target that ``training`` lacks
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     _bound: dict[str, BoundItems] = field(default_factory=dict)
@@ -96,10 +97,14 @@ def load_world(
     params: Params,
     *,
     validation_users: int | None,
+    validation_gap: int = 0,
     device: Literal["cpu", "cuda"],
     threads: int,
 ) -> World:
     """The world of ``dataset``, its models chosen by ``validation_users`` users (None: by all).
+
+    Of these users training lacks the last ``validation_gap`` events before the validation target, which their histories end
+    with (:func:`held_back`).
 
     Raises ArtifactError where a step up to the embeddings has not run, DataError where nobody can be judged.
     """
@@ -124,6 +129,7 @@ def load_world(
         modalities,
         encoders,
         validation_users=validation_users,
+        validation_gap=validation_gap,
         device=device,
         threads=threads,
     )
@@ -138,6 +144,7 @@ def make_world(
     encoders: dict[str, EncoderIdentity],
     *,
     validation_users: int | None = None,
+    validation_gap: int = 0,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int = 1,
 ) -> World:
@@ -152,14 +159,34 @@ def make_world(
         params=params,
         items=items,
         regular=regular,
-        training=regular.training_part(),
+        training=held_back(regular.training_part(), chosen.validation_at >= 0, validation_gap),
         validated=replace(chosen, test_at=np.full(len(regular), -1, dtype=np.int32)),
         modalities=modalities,
         encoders=encoders,
         content_sha256=_content_sha256(items, regular, modalities),
+        validation_gap=validation_gap,
         device=device,
         threads=threads,
     )
+
+
+def held_back(training: Sequences, users: npt.NDArray[np.bool_], gap: int) -> Sequences:
+    """``training`` without the last ``gap`` events of the chosen ``users`` [U].
+
+    A test history ends with an event that no model was trained on; without a gap a validation history is training data to its
+    end, and a model that remembers histories is chosen for what it cannot do on test (ADR 0020). The first event of a
+    history stays, and so does an item's last event anywhere: a model would have no row for it.
+    """
+    keep = np.diff(training.offsets).astype(np.int64)
+    left = np.bincount(training.items)
+    for user in np.flatnonzero(users & (keep > 1)) if gap else ():
+        items = training.user(int(user))[0]
+        for item in items[: -gap - 1 : -1]:
+            if keep[user] == 1 or left[item] == 1:
+                break
+            left[item] -= 1
+            keep[user] -= 1
+    return training.first(keep)
 
 
 def some_users(sequences: Sequences, count: int, part: JudgedPart) -> Sequences:

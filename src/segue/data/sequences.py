@@ -60,7 +60,10 @@ class Sequences:
 
     def training_part(self) -> Sequences:
         """Only what training may see."""
-        lengths = np.array([self.train_end(user) for user in range(len(self))], dtype=np.int64)
+        return self.first(np.array([self.train_end(user) for user in range(len(self))], dtype=np.int64))
+
+    def first(self, lengths: npt.NDArray[np.int64]) -> Sequences:
+        """The first ``lengths`` [U] events of each user, with nothing to be predicted."""
         keep = np.concatenate(
             [
                 np.arange(self.offsets[user], self.offsets[user] + length)
