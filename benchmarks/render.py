@@ -84,9 +84,17 @@ def _how(run: dict[str, Any]) -> list[str]:
         "",
         f"{protocol['split']}, {protocol['part']} of {protocol['users']:,} users (one target each), "
         f"{protocol['ranking']} of {protocol['items']:,} items; chosen by validation of "
-        f"{protocol['validation_users']:,} users; settings: {protocol['settings']}, {protocol['trials']} trials a model; "
+        f"{protocol['validation_users']:,} users{_gap(protocol)}; "
+        f"settings: {protocol['settings']}, {protocol['trials']} trials a model; "
         f"test read {protocol['test_reads']}.",
     ]
+
+
+def _gap(protocol: dict[str, Any]) -> str:
+    gap = protocol.get("validation_gap", 0)
+    if not gap:
+        return ""
+    return f", of whom training lacks the last {gap} event{'s' if gap > 1 else ''} before their targets"
 
 
 def _means(means: list[dict[str, Any]]) -> list[str]:
