@@ -81,15 +81,25 @@ def main(
     *,
     size: Size,
     quick: Size,
+    figure: str | None = None,
 ) -> None:
     """A benchmark's command line: measure at ``size`` and write; with ``--quick``, at a toy size, written nowhere.
 
-    The description is the second paragraph of ``doc``, the module's docstring.
+    The description is the second paragraph of ``doc``, the module's docstring. Where a machine cannot measure, no row has the
+    column ``figure``, and figures that another one has written stay.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a toy size, written nowhere")
     if parser.parse_args().quick:
         print(*measure(quick), sep="\n")
         return
-    path = write(name, doc.split("\n\n")[1].replace("\n", " "), columns, measure(size), notes=notes(size))
+    rows = measure(size)
+    if (
+        figure is not None
+        and all(row.get(figure) is None for row in rows)
+        and (RESULTS / f"{name}.json").is_file()
+    ):
+        print(f"nothing could be measured here: {RESULTS / name}.json stays as it is")
+        return
+    path = write(name, doc.split("\n\n")[1].replace("\n", " "), columns, rows, notes=notes(size))
     print(f"wrote {path}")

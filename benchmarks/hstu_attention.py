@@ -47,7 +47,9 @@ QUICK = Size(lengths=(32,), heads=1, width=16, repeats=1)
 
 
 def main() -> None:
-    harness.main("hstu_attention", __doc__ or "", COLUMNS, measure, notes, size=Size(), quick=QUICK)
+    harness.main(
+        "hstu_attention", __doc__ or "", COLUMNS, measure, notes, size=Size(), quick=QUICK, figure="ms"
+    )
 
 
 def notes(size: Size) -> list[str]:

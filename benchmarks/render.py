@@ -91,10 +91,9 @@ def _how(run: dict[str, Any]) -> list[str]:
 
 
 def _gap(protocol: dict[str, Any]) -> str:
-    gap = protocol.get("validation_gap", 0)
-    if not gap:
+    if not protocol.get("validation_gap"):
         return ""
-    return f", of whom training lacks the last {gap} event{'s' if gap > 1 else ''} before their targets"
+    return ", of whom training lacks the event before their validation target"
 
 
 def _means(means: list[dict[str, Any]]) -> list[str]:

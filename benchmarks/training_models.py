@@ -1,9 +1,10 @@
 """Training speed and MFU of every generative model on a GPU: ``python -m benchmarks.training_models``.
 
 Tokens (events) a second of the training loop that the graph uses, in bf16, and model FLOPs utilisation (MFU): the FLOPs that
-torch counts on a batch without padding, over the best matrix product of the same GPU in the same run. On seeded synthetic data
-of Amazon Beauty's size: 12,000 items, codes of 256 x 128 x 128, histories of about 100 events. At the width of the quality
-benchmark and at one that is nearer to what a GPU is made for. Without a GPU every row says that it was not measured.
+torch counts on a batch without padding, over the best matrix product of the same GPU in the same run. On seeded synthetic data:
+as many items as Amazon Beauty has, 12,000, with codes of 256 x 128 x 128, and histories of about 100 events. At the width of
+the quality benchmark and at one that is nearer to what a GPU is made for. Without a GPU every row says that it was not
+measured.
 
 ``--quick`` runs a toy size on whatever there is and writes nothing.
 """
@@ -52,13 +53,15 @@ QUICK = Size(
 
 
 def main() -> None:
-    harness.main("training_models", __doc__ or "", COLUMNS, measure, notes, size=Size(), quick=QUICK)
+    harness.main(
+        "training_models", __doc__ or "", COLUMNS, measure, notes, size=Size(), quick=QUICK, figure="mfu"
+    )
 
 
 def notes(size: Size) -> list[str]:
     return [
         f"Median, lowest and highest of {size.repeats} times {size.steps} steps of {size.batch_events} padded positions, "
-        "after as many for warming up: making the batches, forward, backward, clipping and AdamW.",
+        "after as many for warming up: forward, backward, clipping and AdamW; the batches are made before.",
         "A token is one event (all its codes). Padding is computed, but counts neither as tokens nor as FLOPs.",
     ]
 

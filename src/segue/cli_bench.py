@@ -49,9 +49,11 @@ def quality(
         int | None, typer.Option(min=1, help="So many choose epochs and weights; default: all")
     ] = None,
     validation_gap: Annotated[
-        int,
-        typer.Option(min=0, help="Events before their targets that training lacks, of the users who choose"),
-    ] = 0,
+        bool,
+        typer.Option(
+            help="Leave the last training event of each validation user out of training; the history that is judged has it"
+        ),
+    ] = False,
     filter_seen: Annotated[
         Literal["both", "yes", "no"], typer.Option(help="Whether lists hide what was seen")
     ] = "both",
@@ -79,7 +81,6 @@ def quality(
         epochs=epochs,
         part=part,
         users=users,
-        validation_users=validation_users,
         filter_seen={"both": (True, False), "yes": (True,), "no": (False,)}[filter_seen],
     )
     chosen = ChosenSettings() if file is None else read_settings(file)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.benchmarking.world import held_back
+from segue.benchmarking.world import without_ends
 from segue.data.sequences import Sequences
+from segue.encoders.collaborative import collaborative_vectors
 
 from . import tiny
 
@@ -31,31 +32,62 @@ def sequences(histories: list[list[int]]) -> Sequences:
     )
 
 
-@given(HISTORIES, st.integers(0, 3), st.randoms(use_true_random=False))
-def test_ends_alone_are_held_back_and_no_item_is_lost(histories: list[list[int]], gap: int, random) -> None:  # type: ignore[no-untyped-def]
+@given(HISTORIES, st.randoms(use_true_random=False))
+def test_ends_alone_are_held_back_and_no_item_is_lost(histories: list[list[int]], random) -> None:  # type: ignore[no-untyped-def]
     before = sequences(histories)
     users = np.array([random.random() < 0.5 for _ in histories])
-    after = held_back(before, users, gap)
+    after = without_ends(before, users)
     assert set(after.items.tolist()) == set(before.items.tolist())
+    remaining = Counter(after.items.tolist())
     for user, chosen in enumerate(users):
         own, left = before.user(user)[0].tolist(), after.user(user)[0].tolist()
-        assert left == own[: len(left)]
-        assert len(own) - len(left) <= (gap if chosen else 0)
-        assert len(left) >= min(len(own), 1)
+        if chosen and len(own) > 1 and left == own:
+            assert remaining[own[-1]] == 1  # it is the last that is known of this item
+        else:
+            assert left == own[: len(own) - (chosen and len(own) > 1)]
 
 
-@pytest.mark.parametrize("gap", [0, 1])
-def test_what_could_be_held_back_is(gap: int) -> None:
-    before = sequences([[0, 1, 2], [2, 1, 0], [0]])
-    after = held_back(before, np.array([True, False, True]), gap)
-    assert [len(after.user(user)[0]) for user in range(3)] == [3 - gap, 3, 1]
+def test_what_could_be_held_back_is() -> None:
+    before = sequences([[0, 1, 2], [2, 1, 0], [0], [3]])
+    after = without_ends(before, np.array([True, False, True, True]))
+    assert [after.user(user)[0].tolist() for user in range(4)] == [[0, 1], [2, 1, 0], [0], [3]]
 
 
 def test_a_history_that_chooses_ends_with_what_training_lacks(tmp_path: Path) -> None:
     made = tiny.world(validation_users=20)
-    world = tiny.world(validation_users=20, validation_gap=1)
-    assert 0 < len(made.training.items) - len(world.training.items) <= 20
+    world = tiny.world(validation_users=20, validation_gap=True)
+    lost = [
+        user
+        for user in range(len(made.training))
+        if len(world.training.user(user)[0]) < len(made.training.user(user)[0])
+    ]
+    chosen = np.flatnonzero(world.validated.validation_at >= 0)
+    assert len(chosen) == 20
+    assert lost
+    assert set(lost) <= set(chosen.tolist())
+    assert world.held_back == len(lost) == len(made.training.items) - len(world.training.items)
+    for user, target in world.validated.targets("validation"):
+        if user in lost:
+            assert len(world.training.user(user)[0]) == target - 1
     assert np.array_equal(world.validated.items, made.validated.items)
     for each in (made, world):
         tiny.benchmark(tmp_path, each, models=["popularity"], seeds=(1,)).records()
     assert len(list((tmp_path / "records").glob("*.json"))) == 2  # neither is taken for the other
+
+
+def test_nothing_that_content_says_knows_what_is_held_back() -> None:
+    made = tiny.world(validation_users=20)
+    gap = tiny.world(validation_users=20, validation_gap=True)
+    assert "collaborative" in made.modalities
+    encoders = made.params.encoders
+    expected, present = collaborative_vectors(
+        gap.training,
+        len(made.items),
+        dimensions=encoders.collaborative_dimensions,
+        window=encoders.collaborative_window,
+        shift=encoders.collaborative_shift,
+        seed=encoders.seed,
+    )
+    assert np.array_equal(gap.modalities["collaborative"].vectors, expected)
+    assert np.array_equal(gap.modalities["collaborative"].present, present)
+    assert np.array_equal(gap.modalities["text"].vectors, made.modalities["text"].vectors)

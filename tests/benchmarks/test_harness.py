@@ -69,3 +69,24 @@ def test_sections_stand_in_the_order_of_their_names(tmp_path: Path, monkeypatch:
 
 def test_an_empty_folder_renders_the_header_alone(tmp_path: Path) -> None:
     assert "##" not in render(tmp_path)
+
+
+def test_what_a_gpu_measured_stays_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmarks/speed.py"])
+
+    def run(found: float | None) -> Any:
+        harness.main(
+            "speed", "Speed.\n\nHow fast.", ("ms",), lambda _: [{"ms": found}], lambda _: [],
+            size=1, quick=0, figure="ms",
+        )  # fmt: skip
+        written = read_json(tmp_path / "speed.json")
+        assert isinstance(written, dict)
+        return written["rows"]
+
+    assert run(None) == [{"ms": None}]  # better than nothing
+    assert run(2.0) == [{"ms": 2.0}]
+    assert run(None) == [{"ms": 2.0}]
+    assert "stays as it is" in capsys.readouterr().out

@@ -183,3 +183,26 @@ def test_a_head_too_wide_is_refused() -> None:
     (query, key, value, position, time), times, offsets = inputs([3], 1, 129)
     with pytest.raises(ConfigurationError, match="a head of 129 numbers"):
         hstu_kernel.jagged_attention(query, key, value, times, offsets, position, time, 3)
+
+
+def test_more_buckets_of_time_than_32_bits_have_are_refused() -> None:
+    (query, key, value, position, _), times, offsets = inputs([3], 1, 8)
+    with pytest.raises(ConfigurationError, match="33 buckets of time"):
+        hstu_kernel.jagged_attention(
+            query, key, value, times, offsets, position, torch.zeros(33, device=DEVICE), 3
+        )
+
+
+def test_whole_tiles_in_half_precision_are_near_the_plain_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # tiles as they are
+    (query, key, value, position, time), times, offsets = inputs([150, 65], 1, 32)
+    learnt = (query, key, value, position, time)
+    half = [each.detach().half().requires_grad_() for each in (query, key, value)]
+    found = hstu_kernel.jagged_attention(*half, times, offsets, position, time, 150)
+    expected = plain(query, key, value, times, offsets, position, time)
+    torch.testing.assert_close(found.float(), expected, atol=0.01, rtol=0.01)
+    given = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    own = torch.autograd.grad(found, (*half, position, time), given.half())
+    for one, wanted in zip(own, torch.autograd.grad(expected, learnt, given), strict=True):
+        error = (one.float() - wanted).norm() / wanted.norm()
+        assert float(error) < 0.01

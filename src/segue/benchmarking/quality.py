@@ -50,7 +50,6 @@ class Plan:
     epochs: int | None = None  # the most that any contender is trained; None: its own cap
     part: JudgedPart = "test"
     users: int | None = None  # that are judged, drawn by a seed; None: all
-    validation_users: int | None = None  # that models are chosen by, as the world has them
     filter_seen: Sequence[bool] = (True, False)
 
 
@@ -139,8 +138,7 @@ class Benchmark:
                 tokenizer.described(),
                 world.content_sha256,
                 world.params.decoding.described() if one.generative else None,
-                self._plan.validation_users,
-                world.validation_gap,
+                world.fitted_sha256,
                 code_version(one.code),
                 needed,
             ]

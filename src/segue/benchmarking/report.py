@@ -88,6 +88,7 @@ def _run(
             else _users(records),
             "validation_users": len(world.validation_cases()),
             "validation_gap": world.validation_gap,
+            "held_back_events": world.held_back,
             "ranking": "full catalogue, list of 10",
             "items": len(world.items),
             "training_events": len(world.training.items),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from segue.canonical import sha256_of
 from segue.data.sequences import Sequences
-from segue.encoders.collaborative import consumed_together
+from segue.encoders.collaborative import collaborative_vectors, consumed_together
 from segue.errors import ArtifactError, DataError
 from segue.evaluation.protocol import Cases, build_cases
 from segue.items import Items, ItemVectors
@@ -28,6 +29,7 @@ from segue.workspace import Workspace
 
 JudgedPart = Literal["validation", "test"]
 
+_COLLABORATIVE = "collaborative"  # the modality that training events make
 SEED = 17  # of the users that are drawn, and of the bootstrap
 
 
@@ -39,15 +41,24 @@ class World:
     params: Params
     items: Items
     regular: Sequences
-    training: Sequences  # the training part of ``regular``
+    training: Sequences  # the training part of ``regular``, less what is held back
     validated: Sequences  # ``regular`` with the validation targets of the users that models are chosen by
     modalities: dict[str, ItemVectors]
     encoders: dict[str, EncoderIdentity]
     content_sha256: str  # of the events, the items and their content
-    validation_gap: int = 0  # events before a validation target that ``training`` lacks
+    validation_gap: bool = False  # whether ``training`` lacks the event before a validation target
+    held_back: int = 0  # so many events of the training part
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     _bound: dict[str, BoundItems] = field(default_factory=dict)
+
+    @cached_property
+    def fitted_sha256(self) -> str:
+        """Of what models are trained on and chosen by."""
+        digest = hashlib.sha256()
+        for array in (self.training.items, self.training.offsets, self.validated.validation_at):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def bound(self, tokenizer: TokenizerSettings) -> BoundItems:
         """The items under the codebook that ``tokenizer`` makes of the training part; made once."""
@@ -97,14 +108,13 @@ def load_world(
     params: Params,
     *,
     validation_users: int | None,
-    validation_gap: int = 0,
+    validation_gap: bool = False,
     device: Literal["cpu", "cuda"],
     threads: int,
 ) -> World:
     """The world of ``dataset``, its models chosen by ``validation_users`` users (None: by all).
 
-    Of these users training lacks the last ``validation_gap`` events before the validation target, which their histories end
-    with (:func:`held_back`).
+    With ``validation_gap`` training lacks the event before the validation target of these users (:func:`without_ends`).
 
     Raises ArtifactError where a step up to the embeddings has not run, DataError where nobody can be judged.
     """
@@ -144,7 +154,7 @@ def make_world(
     encoders: dict[str, EncoderIdentity],
     *,
     validation_users: int | None = None,
-    validation_gap: int = 0,
+    validation_gap: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int = 1,
 ) -> World:
@@ -154,39 +164,60 @@ def make_world(
     chosen = (
         regular if validation_users is None else some_users(regular, validation_users, Part.VALIDATION.value)
     )
+    everything = regular.training_part()
+    training = without_ends(everything, chosen.validation_at >= 0) if validation_gap else everything
+    if validation_gap:
+        modalities = _told_anew(modalities, training, params)
     return World(
         dataset=dataset,
         params=params,
         items=items,
         regular=regular,
-        training=held_back(regular.training_part(), chosen.validation_at >= 0, validation_gap),
+        training=training,
         validated=replace(chosen, test_at=np.full(len(regular), -1, dtype=np.int32)),
         modalities=modalities,
         encoders=encoders,
         content_sha256=_content_sha256(items, regular, modalities),
         validation_gap=validation_gap,
+        held_back=len(everything.items) - len(training.items),
         device=device,
         threads=threads,
     )
 
 
-def held_back(training: Sequences, users: npt.NDArray[np.bool_], gap: int) -> Sequences:
-    """``training`` without the last ``gap`` events of the chosen ``users`` [U].
+def without_ends(training: Sequences, users: npt.NDArray[np.bool_]) -> Sequences:
+    """``training`` without the last event of each of the chosen ``users`` [U].
 
-    A test history ends with an event that no model was trained on; without a gap a validation history is training data to its
-    end, and a model that remembers histories is chosen for what it cannot do on test (ADR 0020). The first event of a
-    history stays, and so does an item's last event anywhere: a model would have no row for it.
+    A test history ends with an event that no model was trained on. A validation history is training data to its end,
+    unless it ends with an event that is held back (ADR 0020). A user's only event stays, and so does an item's last one
+    anywhere: a model would have no row for it.
     """
     keep = np.diff(training.offsets).astype(np.int64)
     left = np.bincount(training.items)
-    for user in np.flatnonzero(users & (keep > 1)) if gap else ():
-        items = training.user(int(user))[0]
-        for item in items[: -gap - 1 : -1]:
-            if keep[user] == 1 or left[item] == 1:
-                break
-            left[item] -= 1
+    for user in np.flatnonzero(users & (keep > 1)):
+        last = training.items[training.offsets[user + 1] - 1]
+        if left[last] > 1:
+            left[last] -= 1
             keep[user] -= 1
     return training.first(keep)
+
+
+def _told_anew(
+    modalities: dict[str, ItemVectors], training: Sequences, params: Params
+) -> dict[str, ItemVectors]:
+    """``modalities`` with collaborative vectors, where there are any, of ``training`` alone."""
+    if _COLLABORATIVE not in modalities:
+        return modalities
+    before, encoders = modalities[_COLLABORATIVE], params.encoders
+    vectors, present = collaborative_vectors(
+        training,
+        len(before.item_ids),
+        dimensions=encoders.collaborative_dimensions,
+        window=encoders.collaborative_window,
+        shift=encoders.collaborative_shift,
+        seed=encoders.seed,
+    )
+    return {**modalities, _COLLABORATIVE: ItemVectors(vectors, present, before.item_ids)}
 
 
 def some_users(sequences: Sequences, count: int, part: JudgedPart) -> Sequences:

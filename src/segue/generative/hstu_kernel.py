@@ -29,6 +29,7 @@ _ROW_BYTES = (
     128  # of a head's numbers at one place, up to which such a tile fits into what GPUs share within a block
 )
 _SMALLEST = 16  # rows, columns and numbers that a tile's product has at least
+_BUCKETS = 32  # of times, at most: seconds are counted in 32 bits
 _COPIES = 64  # of the biases' gradients, among which programs spread what they add
 
 
@@ -48,8 +49,10 @@ def jagged_attention(
     and itself, and the sum is divided by how many these are. ``position_bias`` [P] is added by the distance in events (P - 1
     and beyond alike), ``time_bias`` [T] by the whole part of log2(1 + seconds) (T - 1 and beyond alike). Differentiable in
     all but times and offsets, once; on a GPU the biases' gradients are added up in no fixed order, so their last bits differ from
-    run to run. Raises ConfigurationError for heads of more than ``WIDEST`` numbers.
+    run to run. Raises ConfigurationError for heads of more than ``WIDEST`` numbers, and for more than 32 of time's buckets.
     """
+    if len(time_bias) > _BUCKETS:
+        raise ConfigurationError(f"{len(time_bias)} buckets of time: the fused kernel takes up to {_BUCKETS}")
     if query.shape[-1] > WIDEST:
         raise ConfigurationError(
             f"a head of {query.shape[-1]} numbers: the fused kernel takes up to {WIDEST}"
@@ -210,7 +213,6 @@ def _scores(  # type: ignore[no-untyped-def]
     behind = tl.minimum(tl.maximum(behind, 0), distances - 1)
     # The whole part of log2 is a float's exponent, but for what rounding carried over a power of two. What lies beyond the last
     # of 32 buckets is in it, so that 32 bits are enough.
-    tl.static_assert(buckets <= 32)
     passed = tl.minimum(tl.maximum(late[:, None] - early[None, :], 0), (1 << 31) - 1).to(tl.uint32) + 1
     bucket = (passed.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
     bucket -= ((tl.full((1, 1), 1, tl.uint32) << bucket.to(tl.uint32)) > passed).to(tl.int32)
