@@ -89,6 +89,9 @@ bench: demo ## the benchmarks that take minutes, and RESULTS.md from what all wr
 	$(BIN)/python -m benchmarks.render
 
 EMBEDDED := ingest validation splits sequences text_embeddings image_embeddings attribute_embeddings collaborative_embeddings
+QUALITY := $(BIN)/segue bench quality --seeds 3 --out benchmarks/results/quality.json
+TUNED := ml-100k movielens-latest-small
+ALL_BUT_SLOW := popularity,item_knn,two_tower,sasrec,sasrec_content,sasrec_pair,sasrec_two_tower,sasrec_trio,esasrec,hstu_items,cascade,house
 
 bench-semantic-ids: setup ## what semantic IDs are worth downstream, on SEGUE_DATA (hours on two cores; resumable)
 	for dataset in movielens-latest-small amazon-beauty; do \
@@ -99,11 +102,13 @@ bench-semantic-ids: setup ## what semantic IDs are worth downstream, on SEGUE_DA
 	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary insertion --only concat_pca
 	$(BIN)/python -m benchmarks.render
 
-bench-quality: setup ## every model on three datasets, on SEGUE_DATA (hours on two cores; resumable)
+bench-quality: setup ## the quality tables of three datasets, on SEGUE_DATA (hours on two cores; resumable)
 	$(BIN)/segue data fetch ml-100k
-	for dataset in ml-100k movielens-latest-small amazon-beauty; do \
-	  for step in $(EMBEDDED); do $(BIN)/segue step $$step --dataset $$dataset; done; \
-	  $(BIN)/segue bench quality --dataset $$dataset --seeds 3 --out benchmarks/results/quality.json; done
+	for dataset in $(TUNED) amazon-beauty; do \
+	  for step in $(EMBEDDED); do $(BIN)/segue step $$step --dataset $$dataset; done; done
+	for dataset in $(TUNED); do $(QUALITY) --dataset $$dataset --trials 6 --models $(ALL_BUT_SLOW); done
+	$(QUALITY) --dataset amazon-beauty --validation-users 5000 --validation-gap --filter-seen yes \
+	  --models popularity,item_knn,sasrec,sasrec_content,sasrec_pair,house
 	$(BIN)/python -m benchmarks.render
 
 bench-gates: setup ## false alarms and power of the online gates, on 2,000 simulated experiments (some minutes)
