@@ -24,6 +24,21 @@ def test_steps_that_have_not_run_are_named_with_what_to_run(workspace_root: Path
     assert "run `segue run --dataset ml-100k`" in str(error)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_the_gap_reaches_the_world(
+    workspace_root: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    told: dict[str, object] = {}
+
+    def load(*_: object, **named: object) -> None:
+        told.update(named)
+        raise ArtifactError("far enough")
+
+    monkeypatch.setattr("segue.benchmarking.world.load_world", load)
+    said("--validation-users", "5", *(["--validation-gap"] if given else []))
+    assert (told["validation_users"], told["validation_gap"]) == (5, given)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

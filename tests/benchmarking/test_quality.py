@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.render import render
 from segue.benchmarking import counted, ensembles, table
@@ -100,7 +101,9 @@ def test_what_is_finished_is_neither_trained_nor_read_again(
     monkeypatch.setattr(World, "cases", refuse)
     assert tiny.benchmark(folder, made).records() == records
     elsewhere = replace(made, device="cuda", threads=made.threads + 1)
+    threads = torch.get_num_threads()
     assert tiny.benchmark(folder, elsewhere).records() == records
+    torch.set_num_threads(threads)
     assert json.loads((folder / "test_reads.json").read_text(encoding="utf-8")) == reads
 
 
@@ -270,7 +273,7 @@ def test_results_of_other_datasets_stay_and_all_is_rendered(
     workspace, plan = Workspace.find(), Plan(models=list(CONTENDERS), seeds=(1, 2))
 
     def write(dataset: str) -> None:
-        world = tiny.world()
+        world = tiny.world(validation_users=20, validation_gap=dataset == "two")
         object.__setattr__(world, "dataset", dataset)
         renamed = [{**record, "dataset": dataset} for record in records]
         write_quality(workspace, world, plan, tiny.CHOSEN, renamed, ["bench", "quality", "-d", dataset], out)
@@ -284,6 +287,10 @@ def test_results_of_other_datasets_stay_and_all_is_rendered(
     assert "### one" in page
     assert "### two" in page
     assert "`segue bench quality -d two`" in page
+    assert page.count("chosen by validation of 20 users; settings") == 1
+    assert page.count("chosen by validation of 20 users, of whom training lacks the event before") == 1
+    held_back = {run["dataset"]: run["protocol"]["held_back_events"] for run in found["runs"]}
+    assert held_back["one"] == 0 < held_back["two"] <= 20
     assert "| house | served | hidden | " in page
     assert "| house | sasrec_content | ndcg@10 | " in page
     assert "house" in printed(records)
