@@ -29,7 +29,7 @@ from benchmarks import harness
 from segue.artifacts import read_json, write_json
 from segue.canonical import sha256_of
 from segue.data.sequences import Sequences
-from segue.encoders.collaborative import collaborative_vectors, consumed_together
+from segue.encoders.collaborative import consumed_together, told_by_company
 from segue.errors import ConfigurationError
 from segue.evaluation.bootstrap import mean_intervals
 from segue.evaluation.metrics import ndcg, recall, relevance
@@ -283,18 +283,9 @@ def insertion(
     seen = np.flatnonzero(~is_withheld)
     known = without(world.regular, is_withheld)
     training = known.training_part()
-    encoders = world.params.encoders
-    values, present = collaborative_vectors(
-        training,
-        len(world.items),
-        dimensions=encoders.collaborative_dimensions,
-        window=encoders.collaborative_window,
-        shift=encoders.collaborative_shift,
-        seed=encoders.seed,
-    )
     modalities = {
         **world.modalities,
-        "collaborative": ItemVectors(vectors=values, present=present, item_ids=world.items.ids),
+        "collaborative": told_by_company(training, world.items.ids, world.params.encoders),
     }
     together = pairs(training, len(world.items), tokenizer)
     place = np.full(len(world.items), -1, dtype=np.int64)

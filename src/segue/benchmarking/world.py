@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segue.canonical import sha256_of
 from segue.data.sequences import Sequences
-from segue.encoders.collaborative import collaborative_vectors, consumed_together
+from segue.encoders.collaborative import consumed_together, told_by_company
 from segue.errors import ArtifactError, DataError
 from segue.evaluation.protocol import Cases, build_cases
 from segue.items import Items, ItemVectors
@@ -164,10 +164,12 @@ def make_world(
     chosen = (
         regular if validation_users is None else some_users(regular, validation_users, Part.VALIDATION.value)
     )
-    everything = regular.training_part()
-    training = without_ends(everything, chosen.validation_at >= 0) if validation_gap else everything
+    training = everything = regular.training_part()
     if validation_gap:
-        modalities = _told_anew(modalities, training, params)
+        training = without_ends(everything, chosen.validation_at >= 0)
+        if _COLLABORATIVE in modalities:
+            told = told_by_company(training, modalities[_COLLABORATIVE].item_ids, params.encoders)
+            modalities = {**modalities, _COLLABORATIVE: told}
     return World(
         dataset=dataset,
         params=params,
@@ -200,24 +202,6 @@ def without_ends(training: Sequences, users: npt.NDArray[np.bool_]) -> Sequences
             left[last] -= 1
             keep[user] -= 1
     return training.first(keep)
-
-
-def _told_anew(
-    modalities: dict[str, ItemVectors], training: Sequences, params: Params
-) -> dict[str, ItemVectors]:
-    """``modalities`` with collaborative vectors, where there are any, of ``training`` alone."""
-    if _COLLABORATIVE not in modalities:
-        return modalities
-    before, encoders = modalities[_COLLABORATIVE], params.encoders
-    vectors, present = collaborative_vectors(
-        training,
-        len(before.item_ids),
-        dimensions=encoders.collaborative_dimensions,
-        window=encoders.collaborative_window,
-        shift=encoders.collaborative_shift,
-        seed=encoders.seed,
-    )
-    return {**modalities, _COLLABORATIVE: ItemVectors(vectors, present, before.item_ids)}
 
 
 def some_users(sequences: Sequences, count: int, part: JudgedPart) -> Sequences:

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from segue.data.sequences import Sequences
 from segue.encoders.protocol import Vectors
+from segue.encoders.settings import EncoderSettings
 from segue.encoders.text import unit
 from segue.items import ItemVectors
 
@@ -86,6 +87,19 @@ def collaborative_vectors(
     matrix = shifted_ppmi(cooccurrences(training, items, window), shift)
     vectors = unit(factorize(matrix, dimensions, seed))
     return vectors, np.abs(vectors).sum(axis=1) > 0
+
+
+def told_by_company(training: Sequences, item_ids: list[str], settings: EncoderSettings) -> ItemVectors:
+    """:func:`collaborative_vectors` of ``item_ids``, as ``settings`` say."""
+    vectors, present = collaborative_vectors(
+        training,
+        len(item_ids),
+        dimensions=settings.collaborative_dimensions,
+        window=settings.collaborative_window,
+        shift=settings.collaborative_shift,
+        seed=settings.seed,
+    )
+    return ItemVectors(vectors=vectors, present=present, item_ids=item_ids)
 
 
 def carried_over(kept: ItemVectors, item_ids: list[str]) -> ItemVectors:

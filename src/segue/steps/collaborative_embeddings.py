@@ -7,7 +7,7 @@ import shutil
 from segue.artifacts import write_json
 from segue.canonical import sha256_of, sha256_of_file
 from segue.data.sequences import Sequences
-from segue.encoders.collaborative import carried_over, collaborative_vectors
+from segue.encoders.collaborative import carried_over, told_by_company
 from segue.errors import ArtifactError
 from segue.items import Items, ItemVectors
 from segue.schema import UserGroup
@@ -33,15 +33,7 @@ def run(context: StepContext) -> None:
     else:
         settings = context.params.encoders
         training = Sequences.load(context.inputs["sequences"] / UserGroup.REGULAR.value).training_part()
-        values, present = collaborative_vectors(
-            training,
-            len(items),
-            dimensions=settings.collaborative_dimensions,
-            window=settings.collaborative_window,
-            shift=settings.collaborative_shift,
-            seed=settings.seed,
-        )
-        vectors = ItemVectors(vectors=values, present=present, item_ids=items.ids)
+        vectors = told_by_company(training, items.ids, settings)
         vectors.save(context.output)
         files = (ItemVectors.FILE, ItemVectors.IDS)
         write_json(
