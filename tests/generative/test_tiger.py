@@ -110,6 +110,25 @@ def plain_bias(bias: _RelativeBias, place: int, other: int) -> Tensor:
     return bias.table.weight[bucket + (0 if bias.causal or other <= place else count)]
 
 
+@torch.no_grad()
+def test_a_batch_that_is_read_in_parts_has_the_loss_of_its_histories() -> None:
+    lengths = [1 + row % 8 for row in range(60)]  # 270 events, of histories of 0 to 7
+    batch, model = tiny.histories(lengths), made(settings=with_targets(8))
+    alone = [
+        HistoryBatch(items=items, timestamps=timestamps, lengths=length)
+        for items, timestamps, length in zip(
+            batch.items.split(1), batch.timestamps.split(1), batch.lengths.split(1), strict=True
+        )
+    ]
+    each = [float(model.loss(one)["code"]) for one in alone]
+    assert float(model.loss(batch)["code"]) == pytest.approx(np.average(each, weights=lengths), abs=1e-4)
+
+
+@torch.no_grad()
+def test_a_batch_that_teaches_nothing_has_no_loss() -> None:
+    assert float(made().loss(tiny.histories([0, 0]))["code"]) == 0
+
+
 @given(st.integers(2, 64), st.integers(2, 500), st.integers(0, 2000))
 def test_buckets_never_shrink_and_never_run_out(buckets: int, farthest: int, distance: int) -> None:
     near, far = distance_bucket(torch.tensor([distance, distance + 1]), buckets, farthest).tolist()

@@ -51,6 +51,11 @@ from segue.generative.settings import OF_TOWERS, GenerativeSettings
 from segue.protocols import HistoryBatch
 from segue.training.ops import Dropout
 
+_LENGTHS = 4  # of histories, that a CPU reads apart
+_WHOLE = (
+    32 * _LENGTHS
+)  # events of a step are filled up to a multiple of: CPU kernels for bf16 are compiled once a shape
+
 _Memory = tuple[Tensor, Tensor]  # keys and values, [B, H, S, d / H] each
 
 
@@ -194,9 +199,20 @@ class TigerModel(CodebookModel):
     # Training.
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
-        """``code``: NLL of the L codes, in nats an event; of the events that are drawn."""
+        """``code``: NLL of the L codes, in nats an event; of the events that are drawn.
+
+        On a CPU those with histories of about one length are read together, so that little of what is read is padding."""
         batch = batch.to(self.device)
         rows, places, weights = self._drawn(batch)
+        parts = [torch.arange(len(places))]
+        if batch.items.device.type == "cpu":
+            parts = list(places.argsort().chunk(_LENGTHS))
+        losses = [self._weighed_loss(batch, rows[part], places[part], weights[part]) for part in parts]
+        code = torch.stack(losses).sum()
+        return {"total": code, "code": code}
+
+    def _weighed_loss(self, batch: HistoryBatch, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+        """NLL of the events at ``places`` [M] of ``rows`` [M], each from the events before it, summed by ``weights`` [M]."""
         width = max(1, int(places.max()))
         column = torch.arange(width, device=places.device)
         before = (column < places.unsqueeze(1)).to(torch.int64)
@@ -208,17 +224,19 @@ class TigerModel(CodebookModel):
         )
         targets = batch.items[rows, places].unsqueeze(1)
         log_probs = self._path_log_probs(self.encode(histories), targets).squeeze(1)
-        code = -(log_probs * weights).sum()
-        return {"total": code, "code": code}
+        return -(log_probs * weights).sum()
 
     def _drawn(self, batch: HistoryBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and places [M] of the events to predict, and how much each counts; the sum is 1."""
+        """Rows and places [M] of the events to predict, and how much each counts; the sum is 1.
+
+        What fills them up, or stands where there is nothing to learn, counts nothing."""
         places, drawn, weights = draw(learnable(self.trie, batch), self.settings.tiger.targets)
         weights = weights / weights.sum().clamp(min=1)
         rows = torch.arange(len(places), device=places.device).unsqueeze(1).expand_as(places)
-        if bool(drawn.any()):
-            return rows[drawn], places[drawn], weights[drawn]
-        return rows[:1, 0], places[:1, 0], weights[:1, 0]  # nothing to learn: one event, which counts nothing
+        found = rows[drawn], places[drawn], weights[drawn]
+        missing = -len(found[0]) % _WHOLE if len(found[0]) else _WHOLE
+        filled_rows, filled_places, filled_weights = (F.pad(each, (0, missing)) for each in found)
+        return filled_rows, filled_places, filled_weights
 
 
 class _RelativeBias(nn.Module):
