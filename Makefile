@@ -99,7 +99,7 @@ bench-semantic-ids: setup ## what semantic IDs are worth downstream, on SEGUE_DA
 	$(BIN)/python -m benchmarks.semantic_ids --dataset movielens-latest-small --vary modalities --only all text image collaborative
 	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary tokenizers --epochs 6 --users 5000 --levels 128 64 128 \
 	  --set generative.dimensions=64 --set generative.code_tower=shared --set generative.dropout=0.3
-	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary insertion --only concat_pca
+	$(BIN)/python -m benchmarks.semantic_ids --dataset amazon-beauty --vary insertion --only contrastive --epochs 6
 	$(BIN)/python -m benchmarks.render
 
 bench-quality: setup ## the quality tables of three datasets, on SEGUE_DATA (hours on two cores; resumable)

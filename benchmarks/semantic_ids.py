@@ -36,7 +36,7 @@ from segue.evaluation.metrics import ndcg, recall, relevance
 from segue.evaluation.protocol import build_cases, evaluate_path
 from segue.generative.path import GenerativePath
 from segue.generative.settings import GenerativeSettings
-from segue.generative.training import choose_fusion, train
+from segue.generative.training import choose_fusion, train, validation_ndcg
 from segue.items import Items, ItemVectors
 from segue.params import Params, load_params
 from segue.paths import ListRules, Request
@@ -71,7 +71,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "rqvae": {"name": "rqvae"},
     "product_quantization": {"name": "product_quantization"},
 }
-INSERTION: dict[str, dict[str, Any]] = {"concat_pca": {}, "contrastive": {"fusion": "contrastive"}}
+INSERTION: dict[str, dict[str, Any]] = {name: {"fusion": name} for name in ("concat_pca", "contrastive")}
 VARIANTS = {"modalities": MODALITIES, "tokenizers": TOKENIZERS, "insertion": INSERTION}
 
 
@@ -318,8 +318,11 @@ def insertion(
     requests, targets = withheld_requests(world.regular, is_withheld)
     lists = served.recommend(requests, K, ListRules(filter_seen=True))
     content = content_knn(world, requests)
+    weight = path.dense_weight
+    after = validation_ndcg(path.model, bound, known, world.params.decoding, weights=(weight,))[weight]
     return {
         **facts,
+        "validation_after": after,  # of requests for known items, with the inserted ones in the way
         "withheld": len(withheld),
         "targets": len(targets),
         "generative": [float(target in found.items) for target, found in zip(targets, lists, strict=True)],
@@ -520,6 +523,8 @@ def insertion_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, 
                 "difference": interval(difference),
                 "recall@10 popularity": 0.0,
                 "share_of_lists": mean(records, "share_of_lists"),
+                "known items' ndcg@10 before": mean(records, "validation"),
+                "known items' ndcg@10 after": mean(records, "validation_after"),
                 "trained on": training(records),
             }
         )

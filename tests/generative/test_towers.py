@@ -151,12 +151,12 @@ def test_an_inserted_item_is_placed_by_its_content() -> None:
     with torch.no_grad():
         tower.identity.zero_()
         vectors = model.item_vectors().chunk(2, dim=1)[1]
-    torch.testing.assert_close(vectors[29], vectors[4])
+    assert int((vectors[:24] @ vectors[29]).argmax()) == 4
 
 
 @torch.no_grad()
 def test_a_tower_of_identities_takes_content_where_there_is_none_of_them() -> None:
-    """So an inserted item is what was learnt to stand in for an identity that training left out."""
+    """In training, that is; when serving, an inserted item with content has neighbours (test_neighbours.py)."""
     for name in ("house", "hstu"):
         model = tiny.named(name, settings=tiny.SETTINGS.model_copy(update=APART))
         assert isinstance(model, HouseModel)
@@ -167,6 +167,7 @@ def test_a_tower_of_identities_takes_content_where_there_is_none_of_them() -> No
         raw = model._tables().raw
         torch.testing.assert_close(raw, model.tower.identity[model._identity])
         model.bind(tiny.items(30))
+        model.train()
         grown, new = model._tables().raw, torch.arange(24, 30)
         torch.testing.assert_close(grown[:24], raw)
         content = tiny.items(30).vectors[new]
@@ -206,6 +207,7 @@ def test_what_stands_in_for_an_identity_learns_it_and_moves_nothing_else() -> No
     )
     torch.testing.assert_close(tower.identity.detach(), before)
     model.bind(tiny.items(30))
+    model.train()
     with torch.no_grad():
         new = model._tables().raw[24:]
         torch.testing.assert_close(new, model._content[24:] @ truth, atol=0.2, rtol=0.1)

@@ -23,7 +23,8 @@ that speaks the context of the event to come: a request's own. Both are sums of 
 Nothing here is tied to an item's index: an identity belongs to the whole tuple of codes, which no other item
 ever gets. Code embeddings start at zero and only trained items have identities, so what no training touched
 adds nothing; in training an identity is left out now and then (DropoutNet, Volkovs et al. 2017), so that
-content alone has to do. So an item that is inserted later is read and spoken through trained parameters."""
+content alone has to do. An item that is inserted later is read and spoken as its neighbours in content are on average
+(:mod:`segue.generative.neighbours`), so through trained parameters."""
 
 from __future__ import annotations
 
@@ -42,6 +43,7 @@ from segue.decoding.trie import Trie, mixed_radix
 from segue.generative.binding import CodebookModel, learnable, mean_weights
 from segue.generative.contrastive import catalogue_cross_entropy
 from segue.generative.layers import ContextTables, join_histories, zero_embedding
+from segue.generative.neighbours import Neighbours
 from segue.generative.settings import GenerativeSettings
 from segue.generative.towers import Identities, PooledTower, Tower
 from segue.protocols import BoundItems, HistoryBatch
@@ -130,6 +132,7 @@ class HouseModel(CodebookModel):
         self._identity = torch.zeros(
             0, dtype=torch.int64
         )  # [N]: each item's row among the identities, -1: none
+        self._found_neighbours: tuple[Neighbours | None] | None = None  # None: not looked for
         self._cache: _Tables | None = None
         self.vocabulary: Vocabulary | None = None
 
@@ -174,6 +177,7 @@ class HouseModel(CodebookModel):
     def _find_identities(self) -> None:
         """Of the bound items, by their codes."""
         self._identity = _rows_of(mixed_radix(self.bound.codes, self.level_sizes), self.identity_keys)
+        self._found_neighbours = None
         self._cache = None
 
     def bind(self, items: BoundItems) -> None:
@@ -212,13 +216,10 @@ class HouseModel(CodebookModel):
         return self._cache
 
     def _derived(self) -> _Tables:
-        items, trie = self.bound, self.trie
-        content = self._content
-        raw = code_raw = self.tower.items(content, items.codes, self._identity)
-        vectors = code_vectors = F.normalize(raw, dim=-1)
+        trie, content = self.trie, self._content
+        raw, vectors = code_raw, code_vectors = self._read_and_scored(self.tower, content)
         if self.code_tower is not None:
-            code_raw = self.code_tower.items(content, items.codes, self._identity)
-            code_vectors = F.normalize(code_raw, dim=-1)
+            code_raw, code_vectors = self._read_and_scored(self.code_tower, content)
         means = _means_upwards(code_vectors[trie.items], trie, self._owners)
         nodes = [
             mean + table(trie.codes[depth]).float()
@@ -226,8 +227,30 @@ class HouseModel(CodebookModel):
         ]
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
         pooled = None if self.pooled is None else self.pooled.items(content, self._identity)
+        if pooled is not None and (neighbours := self._neighbours) is not None:
+            pooled = neighbours.scored(pooled)
         code_items = code_vectors if self.settings.code_tower_scores else None
         return _Tables(raw, vectors, code_raw, code_items, [*nodes, means[-1]], parents, pooled)
+
+    def _read_and_scored(self, tower: Tower, content: Tensor) -> tuple[Tensor, Tensor]:
+        """Each [N, d]: how ``tower`` reads the bound items, and how it scores them."""
+        raw = tower.items(content, self.bound.codes, self._identity)
+        vectors = F.normalize(raw, dim=-1)
+        if tower.identity is None or (neighbours := self._neighbours) is None:
+            return raw, vectors
+        return neighbours.read(raw), neighbours.scored(vectors)
+
+    @property
+    def _neighbours(self) -> Neighbours | None:
+        """Of the items without an identity; none in training, where content has to learn to do."""
+        if self.training:
+            return None
+        if self._found_neighbours is None:
+            bound, known = self.bound, self._identity >= 0
+            self._found_neighbours = (
+                Neighbours.find(bound.vectors, known & bound.present, ~known & bound.present),
+            )
+        return self._found_neighbours[0]
 
     @property
     def _content(self) -> Tensor:
