@@ -27,22 +27,23 @@ import torch
 
 from benchmarks import harness
 from segue.artifacts import read_json, write_json
-from segue.canonical import sha256_of
+from segue.canonical import sha256_of, sha256_of_file
 from segue.data.sequences import Sequences
 from segue.encoders.collaborative import consumed_together, told_by_company
 from segue.errors import ConfigurationError
 from segue.evaluation.bootstrap import mean_intervals
 from segue.evaluation.metrics import ndcg, recall, relevance
-from segue.evaluation.protocol import build_cases, evaluate_path
+from segue.evaluation.protocol import Cases, build_cases, evaluate_path
 from segue.generative.path import GenerativePath
 from segue.generative.settings import GenerativeSettings
-from segue.generative.training import choose_fusion, train, validation_ndcg
+from segue.generative.training import choose_fusion, train
 from segue.items import Items, ItemVectors
 from segue.params import Params, load_params
 from segue.paths import ListRules, Request
 from segue.protocols import BoundItems
 from segue.schema import UserGroup
 from segue.steps.registry import EMBEDDINGS
+from segue.steps.runner import code_version
 from segue.tokenizers.codebook import Codebook, EncoderIdentity
 from segue.tokenizers.embeddings import load_modalities
 from segue.tokenizers.fusion import select
@@ -55,6 +56,16 @@ K = 10
 SEED = 17  # of what is withheld, and of the bootstrap
 WITHHELD = 0.05
 LEAST_EVENTS = 5  # of an item that is withheld: rarer ones would hardly be asked for
+ASKED_FOR_KNOWN = 5_000  # users whose lists say what insertion costs the known items
+SOURCES = (
+    "encoders.collaborative",
+    "tokenizers",
+    "generative",
+    "decoding",
+    "training",
+    "evaluation",
+    "ranking",
+)
 SAMPLES = 2000
 
 MODALITIES: dict[str, dict[str, Any]] = {
@@ -149,7 +160,9 @@ def main() -> None:
                     f"{WITHHELD:.0%} of the items with at least {LEAST_EVENTS} events, drawn with seed {SEED}, withheld with "
                     "all their events; a user's last event on one is a target, what came before (withheld items left out) the "
                     "history; popularity and item-to-item know nothing of a new item, so theirs is 0 by construction; "
-                    "content-kNN ranks by the cosine of text, picture and attribute vectors with the mean of the history's"
+                    "content-kNN ranks by the cosine of text, picture and attribute vectors with the mean of the history's; "
+                    f"asked for known: the test targets of {ASKED_FOR_KNOWN:,} users at most that are no withheld items, before "
+                    "these were inserted and after"
                 ]
                 if arguments.vary == "insertion"
                 else [f"{len(world.judged.targets('test')):,} test users, one target each"]
@@ -224,7 +237,8 @@ def once(
         mode="json", exclude={"device", "threads"}
     )  # either makes the same model
     judged = np.flatnonzero(np.asarray(world.judged.test_at) >= 0).tolist()
-    key = sha256_of([vary, tokenizer.described(), recorded, world.content, judged])
+    code = [code_version(SOURCES), sha256_of_file(Path(__file__))]
+    key = sha256_of([vary, tokenizer.described(), recorded, world.content, judged, code])
     folder = runs / key[:16]
     if (folder / "record.json").is_file():
         record = read_json(folder / "record.json")
@@ -303,9 +317,10 @@ def insertion(
     item_map = grown.align(world.items)
     # Trained on the map without them: rows that are not active, and that no event names, teach nothing.
     bound = item_map.bound()
-    path, facts = fitted(
-        world, training, known, replace(bound, active=torch.from_numpy(~is_withheld)), generative, folder
-    )
+    before_it = replace(bound, active=torch.from_numpy(~is_withheld))
+    path, facts = fitted(world, training, known, before_it, generative, folder)
+    cases = build_cases({UserGroup.REGULAR: some_users(known, ASKED_FOR_KNOWN)}, "test")
+    gain_before, _ = asked_for_known(path, cases, is_withheld)
     path.model.bind(bound)
     served = GenerativePath(
         path.model,
@@ -315,20 +330,31 @@ def insertion(
         dense_candidates=path.dense_candidates,
         max_length=path.max_length,
     )
+    gain_after, share = asked_for_known(served, cases, is_withheld)
     requests, targets = withheld_requests(world.regular, is_withheld)
     lists = served.recommend(requests, K, ListRules(filter_seen=True))
     content = content_knn(world, requests)
-    weight = path.dense_weight
-    after = validation_ndcg(path.model, bound, known, world.params.decoding, weights=(weight,))[weight]
     return {
         **facts,
-        "validation_after": after,  # of requests for known items, with the inserted ones in the way
+        "known_before": gain_before.tolist(),
+        "known_after": gain_after.tolist(),
+        "share_for_known": share,
+        "share_of_events": float(is_withheld[np.asarray(world.regular.items)].mean()),
         "withheld": len(withheld),
         "targets": len(targets),
         "generative": [float(target in found.items) for target, found in zip(targets, lists, strict=True)],
         "content_knn": [float(target in found) for target, found in zip(targets, content, strict=True)],
         "share_of_lists": float(np.mean([is_withheld[found.items].mean() for found in lists])),
     }
+
+
+def asked_for_known(
+    path: GenerativePath, cases: Cases, is_withheld: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], float]:
+    """NDCG@10 [U] of lists for requests whose target is a known item, and the share that withheld ones have of them."""
+    lists = evaluate_path(path, cases, ListRules(filter_seen=True), K, 512).lists
+    hit, counts = relevance(lists, cases.targets)
+    return ndcg(hit, counts, K), float(is_withheld[lists[lists >= 0]].mean())
 
 
 def fitted(
@@ -506,29 +532,39 @@ def training(records: list[dict[str, Any]]) -> str:
 def insertion_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     rows = []
     for variant, records in found.items():
-        values = np.vstack(
-            [np.mean([run[name] for run in records], axis=0) for name in ("generative", "content_knn")]
-        )
-        model, content, difference = mean_intervals(
-            np.vstack([values, values[0] - values[1]]), samples=SAMPLES, confidence=0.95, seed=SEED
-        )
+        model, content = means_of(records, "generative", "content_knn")
+        before, after = means_of(records, "known_before", "known_after")
+        ours, theirs, difference = intervals(model, content, model - content)
+        unharmed, _, cost = intervals(before, after, after - before)
         rows.append(
             {
                 "fusion": variant,
                 "seeds": len(records),
                 "withheld": records[0]["withheld"],
                 "targets": records[0]["targets"],
-                "recall@10 generative": interval(model),
-                "recall@10 content_knn": interval(content),
-                "difference": interval(difference),
+                "recall@10 generative": ours,
+                "recall@10 content_knn": theirs,
+                "difference": difference,
                 "recall@10 popularity": 0.0,
                 "share_of_lists": mean(records, "share_of_lists"),
-                "known items' ndcg@10 before": mean(records, "validation"),
-                "known items' ndcg@10 after": mean(records, "validation_after"),
+                "share_of_events": mean(records, "share_of_events"),
+                "asked for known: share_of_lists": mean(records, "share_for_known"),
+                "ndcg@10 before": unharmed,
+                "after minus before": cost,
                 "trained on": training(records),
             }
         )
     return rows
+
+
+def means_of(records: list[dict[str, Any]], *names: str) -> list[npt.NDArray[np.float64]]:
+    """Of each of ``names`` the means by user over the seeds."""
+    return [np.mean([run[name] for run in records], axis=0) for name in names]
+
+
+def intervals(*values: npt.NDArray[np.float64]) -> list[str]:
+    found = mean_intervals(np.vstack(values), samples=SAMPLES, confidence=0.95, seed=SEED)
+    return [interval(each) for each in found]
 
 
 def made_elsewhere(records: list[dict[str, Any]]) -> list[str]:

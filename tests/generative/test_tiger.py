@@ -111,7 +111,7 @@ def plain_bias(bias: _RelativeBias, place: int, other: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_a_batch_that_is_read_in_parts_has_the_loss_of_its_histories() -> None:
+def test_a_batch_that_is_read_in_parts_has_the_loss_of_its_histories(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [1 + row % 8 for row in range(60)]  # 270 events, of histories of 0 to 7
     batch, model = tiny.histories(lengths), made(settings=with_targets(8))
     alone = [
@@ -121,7 +121,18 @@ def test_a_batch_that_is_read_in_parts_has_the_loss_of_its_histories() -> None:
         )
     ]
     each = [float(model.loss(one)["code"]) for one in alone]
+    shapes, encode = [], model.encode
+
+    def seen(histories: HistoryBatch) -> object:
+        shapes.append(tuple(histories.items.shape))
+        return encode(histories)
+
+    monkeypatch.setattr(model, "encode", seen)
     assert float(model.loss(batch)["code"]) == pytest.approx(np.average(each, weights=lengths), abs=1e-4)
+    # 270 events are filled up to 384; the shortest histories come first, and are read without the padding of the longest.
+    assert [rows for rows, _ in shapes] == [96] * 4
+    assert [width for _, width in shapes] == sorted(width for _, width in shapes)
+    assert sum(width for _, width in shapes) < 4 * 7 * 0.7
 
 
 @torch.no_grad()

@@ -21,9 +21,10 @@ _GENERATED = (
     "generative.contrastive",
     "generative.layers",
     "generative.path",
+    "generative.settings",
+    "generative.store",
     "generative.training",
-    "tokenizers.codebook",
-    "tokenizers.fusion",
+    "tokenizers",
 )
 _SASREC = Space(
     {"learning_rate": (1e-3, 8e-3, True), "dropout": (0.1, 0.6, False), "temperature": (0.05, 0.25, True)},
@@ -153,8 +154,8 @@ _ALL = (
         code=(*_SEQUENTIAL, "benchmarking.ensembles", "cascade.cascade", "cascade.rank", "cascade.recall"),
         needs=("sasrec", "item_knn", "two_tower", "popularity"),
     ),
-    _generated("house", "house", "towers"),
-    _generated("hstu", "house", "towers", "hstu", "hstu_layer", "hstu_kernel"),
+    _generated("house", "house", "towers", "neighbours"),
+    _generated("hstu", "house", "towers", "neighbours", "hstu", "hstu_layer", "hstu_kernel"),
     _generated("tiger", "tiger"),
     _generated("cobra", "cobra"),
 )

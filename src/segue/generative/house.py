@@ -23,8 +23,8 @@ that speaks the context of the event to come: a request's own. Both are sums of 
 Nothing here is tied to an item's index: an identity belongs to the whole tuple of codes, which no other item
 ever gets. Code embeddings start at zero and only trained items have identities, so what no training touched
 adds nothing; in training an identity is left out now and then (DropoutNet, Volkovs et al. 2017), so that
-content alone has to do. An item that is inserted later is read and spoken as its neighbours in content are on average
-(:mod:`segue.generative.neighbours`), so through trained parameters."""
+content alone has to do. What knows items by identities reads and speaks one that is inserted later as its neighbours in
+content (:mod:`segue.generative.neighbours`), so through trained parameters."""
 
 from __future__ import annotations
 
@@ -75,19 +75,20 @@ class _Tables:
     """What follows from the items and the weights: made anew in every training step, once when serving."""
 
     raw: Tensor  # [N, d]: how the dense head's tower reads each item
-    items: Tensor  # [N, d] unit vectors: how it scores them
+    items: Tensor  # [N, d]: how it scores them; unit vectors, and shorter ones of items without an identity
     code_raw: Tensor  # [N, d]: how the code head's tower reads them
     code_items: (
         Tensor | None
-    )  # [N, d] unit vectors of those, where that tower is an expert of the dense head, too
+    )  # [N, d] such vectors of those, where that tower is an expert of the dense head, too
     nodes: list[Tensor]  # L of [n_(d+1), d]
     parents: list[Tensor]  # L - 1 of [n_(d+1), d]: what the head is told of the prefix
-    pooled: Tensor | None  # [N, d] unit vectors: how the dense head's other expert reads and scores them
+    pooled: Tensor | None  # [N, d]: how the dense head's other expert reads them
+    pooled_items: Tensor | None  # [N, d] how it scores them
 
     @cached_property
     def scored(self) -> Tensor:
         """[N, E d]: the vectors of the dense head's E experts side by side."""
-        experts = [each for each in (self.items, self.code_items, self.pooled) if each is not None]
+        experts = [each for each in (self.items, self.code_items, self.pooled_items) if each is not None]
         return experts[0] if len(experts) == 1 else torch.cat(experts, dim=-1)
 
 
@@ -132,7 +133,7 @@ class HouseModel(CodebookModel):
         self._identity = torch.zeros(
             0, dtype=torch.int64
         )  # [N]: each item's row among the identities, -1: none
-        self._found_neighbours: tuple[Neighbours | None] | None = None  # None: not looked for
+        self._neighbours: Neighbours | None = None  # of the items without an identity
         self._cache: _Tables | None = None
         self.vocabulary: Vocabulary | None = None
 
@@ -177,7 +178,7 @@ class HouseModel(CodebookModel):
     def _find_identities(self) -> None:
         """Of the bound items, by their codes."""
         self._identity = _rows_of(mixed_radix(self.bound.codes, self.level_sizes), self.identity_keys)
-        self._found_neighbours = None
+        self._neighbours = Neighbours.find(self.bound.vectors, self.bound.present, self._identity >= 0)
         self._cache = None
 
     def bind(self, items: BoundItems) -> None:
@@ -216,41 +217,35 @@ class HouseModel(CodebookModel):
         return self._cache
 
     def _derived(self) -> _Tables:
-        trie, content = self.trie, self._content
-        raw, vectors = code_raw, code_vectors = self._read_and_scored(self.tower, content)
+        trie, items, content, identity = self.trie, self.bound, self._content, self._identity
+        raw, vectors = self._read_and_scored(self.tower, self.tower.items(content, items.codes, identity))
+        code_raw, code_vectors = raw, vectors
         if self.code_tower is not None:
-            code_raw, code_vectors = self._read_and_scored(self.code_tower, content)
+            code_raw, code_vectors = self._read_and_scored(
+                self.code_tower, self.code_tower.items(content, items.codes, identity)
+            )
         means = _means_upwards(code_vectors[trie.items], trie, self._owners)
         nodes = [
             mean + table(trie.codes[depth]).float()
             for depth, (mean, table) in enumerate(zip(means, self.node_codes, strict=False))
         ]
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
-        pooled = None if self.pooled is None else self.pooled.items(content, self._identity)
-        if pooled is not None and (neighbours := self._neighbours) is not None:
-            pooled = neighbours.scored(pooled)
+        pooled, pooled_vectors = None, None
+        if self.pooled is not None:
+            pooled, pooled_vectors = self._read_and_scored(self.pooled, self.pooled.items(content, identity))
         code_items = code_vectors if self.settings.code_tower_scores else None
-        return _Tables(raw, vectors, code_raw, code_items, [*nodes, means[-1]], parents, pooled)
+        return _Tables(
+            raw, vectors, code_raw, code_items, [*nodes, means[-1]], parents, pooled, pooled_vectors
+        )
 
-    def _read_and_scored(self, tower: Tower, content: Tensor) -> tuple[Tensor, Tensor]:
-        """Each [N, d]: how ``tower`` reads the bound items, and how it scores them."""
-        raw = tower.items(content, self.bound.codes, self._identity)
+    def _read_and_scored(self, tower: Identities, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Each [N, d]: how ``tower`` reads the bound items, which it makes ``raw`` [N, d] of, and how it scores them.
+
+        In training an item without an identity is what the tower makes of it: content has to learn to do."""
         vectors = F.normalize(raw, dim=-1)
-        if tower.identity is None or (neighbours := self._neighbours) is None:
+        if self.training or tower.identity is None or self._neighbours is None:
             return raw, vectors
-        return neighbours.read(raw), neighbours.scored(vectors)
-
-    @property
-    def _neighbours(self) -> Neighbours | None:
-        """Of the items without an identity; none in training, where content has to learn to do."""
-        if self.training:
-            return None
-        if self._found_neighbours is None:
-            bound, known = self.bound, self._identity >= 0
-            self._found_neighbours = (
-                Neighbours.find(bound.vectors, known & bound.present, ~known & bound.present),
-            )
-        return self._found_neighbours[0]
+        return self._neighbours.read(raw), self._neighbours.scored(vectors)
 
     @property
     def _content(self) -> Tensor:
@@ -414,8 +409,8 @@ class HouseModel(CodebookModel):
             experts = {"dense": (hidden, tables.items, self.settings.dense_temperature)}
             if tables.code_items is not None:
                 experts["dense_code"] = code_hidden, tables.code_items, self.settings.dense_temperature
-            if pooled is not None and tables.pooled is not None:
-                experts["pooled"] = pooled, tables.pooled, self.settings.pooled_temperature
+            if pooled is not None and tables.pooled_items is not None:
+                experts["pooled"] = pooled, tables.pooled_items, self.settings.pooled_temperature
             for name, (states, vectors, temperature) in experts.items():
                 user = self._user(states) / temperature
                 losses = catalogue_cross_entropy(user, vectors, self.active, targets)

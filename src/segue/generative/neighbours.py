@@ -7,7 +7,8 @@ Watson 1964) from content to what training made of the known items. Nothing of i
 A mean of unit vectors, made a unit vector again, lies near everybody: as a target of a cosine it beats known items, and
 inserted items crowd them out. The mean as it is scores as its neighbours do on average, which seldom is enough for a list of
 ten, because who is in one is an extreme. Between the two its length, which says how much the neighbours agree, is replaced by
-the cube root: known items that are stood in for like that are in about as many lists as they are themselves (docs/adr/0021)."""
+a root of it. Which one was chosen so that known items that were stood in for were in about as many lists as they are
+themselves (docs/adr/0021)."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ from torch import Tensor
 
 COUNT: Final = 20  # of neighbours
 TEMPERATURE: Final = 0.1  # of a cosine of content
-DOUBT: Final = (
+AGREEMENT: Final = (
     1 / 3
-)  # the power of a mean's length that is kept: 0 believes it, 1 doubts it as much as its neighbours differ
-SEARCHED: Final = 100_000  # known items; of more, so many at even distances are looked at
+)  # the power of a mean's length that is kept; 0: none, so that every mean counts as a known item
+COSINES: Final = 2_000_000_000  # that a search may take; known items at even distances are looked at where it would take more
+LEAST: Final = 2_000  # known items that are looked at, however many items look for neighbours
 _CELLS: Final = 16_777_216  # cosines that are held at once
 
 
@@ -36,36 +38,38 @@ class Neighbours:
     weights: Tensor  # [U, K]; a row's sum is 1
 
     @classmethod
-    def find(cls, content: Tensor, known: Tensor, wanted: Tensor) -> Neighbours | None:
-        """For the items ``wanted`` [N] bool among those ``known`` [N] bool, by the cosine of ``content`` [N, D].
+    def find(cls, content: Tensor, present: Tensor, known: Tensor) -> Neighbours | None:
+        """Of all items that are not ``known`` [N] bool, by the cosine of ``content`` [N, D].
 
-        None where there is nothing to do or to be done with."""
-        items, sources = torch.nonzero(wanted).flatten(), torch.nonzero(known).flatten()
-        if not len(items) or not len(sources):
-            return None
-        if len(sources) > SEARCHED:
-            sources = sources[torch.arange(SEARCHED, device=sources.device) * len(sources) // SEARCHED]
-        unit = F.normalize(content.float(), dim=-1)
-        among, count = unit[sources], min(COUNT, len(sources))
-        found = [
-            (unit[rows] @ among.T).topk(count, dim=1)
-            for rows in torch.split(items, max(1, _CELLS // len(sources)))
-        ]
-        cosines = torch.cat([each.values for each in found])
-        nearest = sources[torch.cat([each.indices for each in found])]
-        return cls(items, nearest, (cosines / TEMPERATURE).softmax(dim=1))
+        Nobody is near an item whose content is not ``present`` [N] bool: known items at even distances stand in for it alike.
+        They agree on little, so it is seldom listed. None where every item is known, or no known one has content."""
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(content.device.type, enabled=False):
+            present = present & (content != 0).any(dim=1)
+            items, sources = torch.nonzero(~known).flatten(), torch.nonzero(known & present).flatten()
+            if not len(items) or not len(sources):
+                return None
+            count = min(COUNT, len(sources))
+            nearest = _spread(sources, count).repeat(len(items), 1)
+            cosines = content.new_zeros(len(items), count)
+            told = torch.nonzero(present[items]).flatten()
+            sources = _spread(sources, min(len(sources), max(LEAST, COSINES // max(1, len(told)))))
+            unit = F.normalize(content, dim=-1)
+            among = unit[sources]
+            for rows in torch.split(told, max(1, _CELLS // len(sources))):
+                found = (unit[items[rows]] @ among.T).topk(count, dim=1)
+                cosines[rows], nearest[rows] = found.values, sources[found.indices]
+            return cls(items, nearest, (cosines / TEMPERATURE).softmax(dim=1))
 
     def scored(self, vectors: Tensor) -> Tensor:
-        """[N, d] unit vectors, but for the U items: their neighbours' mean, its length to the power of ``DOUBT``."""
+        """[N, d] unit vectors, but for the U items: their neighbours' mean, its length to the power of ``AGREEMENT``."""
         mean = self._mean(vectors)
         length = mean.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        return self._put(vectors, mean / length * length**DOUBT)
+        return self._put(vectors, mean / length * length**AGREEMENT)
 
     def read(self, raw: Tensor) -> Tensor:
         """[N, d] as a tower reads items, but for the U items: the way their neighbours point, as long as these are."""
-        lengths = raw.norm(dim=-1, keepdim=True)
-        direction = F.normalize(self._mean(raw / lengths.clamp(min=1e-12)), dim=-1)
-        return self._put(raw, direction * self._mean(lengths))
+        direction = F.normalize(self._mean(F.normalize(raw, dim=-1)), dim=-1)
+        return self._put(raw, direction * self._mean(raw.norm(dim=-1, keepdim=True)))
 
     def _mean(self, rows: Tensor) -> Tensor:
         """[U, d] of rows [N, d]."""
@@ -76,3 +80,8 @@ class Neighbours:
 
     def _put(self, rows: Tensor, found: Tensor) -> Tensor:
         return rows.index_copy(0, self.items, found)
+
+
+def _spread(rows: Tensor, count: int) -> Tensor:
+    """``count`` of ``rows`` at even distances."""
+    return rows[torch.arange(count, device=rows.device) * len(rows) // count]

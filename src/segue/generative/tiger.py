@@ -204,11 +204,12 @@ class TigerModel(CodebookModel):
         On a CPU those with histories of about one length are read together, so that little of what is read is padding."""
         batch = batch.to(self.device)
         rows, places, weights = self._drawn(batch)
-        parts = [torch.arange(len(places))]
         if batch.items.device.type == "cpu":
-            parts = list(places.argsort().chunk(_LENGTHS))
-        losses = [self._weighed_loss(batch, rows[part], places[part], weights[part]) for part in parts]
-        code = torch.stack(losses).sum()
+            parts = places.argsort().chunk(_LENGTHS)
+            losses = [self._weighed_loss(batch, rows[part], places[part], weights[part]) for part in parts]
+            code = torch.stack(losses).sum()
+        else:
+            code = self._weighed_loss(batch, rows, places, weights)
         return {"total": code, "code": code}
 
     def _weighed_loss(self, batch: HistoryBatch, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
