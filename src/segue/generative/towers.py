@@ -55,7 +55,7 @@ class Tower(Identities):
     """Item vectors, and the Transformer that reads histories of them.
 
     With ``described`` False an item is its identity alone, so that the tower errs elsewhere than one that knows items by their
-    content; for an item without one stands in what its content says of it, where it has no neighbours (segue.generative.neighbours).
+    content; for an item without one stands in what its content says of it, in training (serving asks its neighbours).
 
     Positions are rotary (Su et al. 2021), so relative: a prefix is read in training as it is when it is all there
     is."""
