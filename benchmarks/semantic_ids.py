@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -366,7 +365,6 @@ def fitted(
     folder: Path,
 ) -> tuple[GenerativePath, dict[str, Any]]:
     """The model trained for exactly so many epochs, as a path, its fusion weight chosen on validation."""
-    began = time.monotonic()
     trained = train(
         training,
         bound,
@@ -375,6 +373,7 @@ def fitted(
         checkpoints=folder / "checkpoints",
         progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
+    result = trained.result
     weight, values = choose_fusion(trained.model, bound, known, world.params.decoding)
     path = GenerativePath(
         trained.model,
@@ -385,9 +384,12 @@ def fitted(
         max_length=trained.model.max_length,
     )
     return path, {
-        "train_seconds": time.monotonic() - began,
+        # Of a run that was resumed only the rest is known.
+        "train_seconds": result.training_seconds
+        if result.tokens == result.epochs * len(training.items)
+        else None,
         "trained_on": torch.cuda.get_device_name() if generative.device == "cuda" else harness.processor(),
-        "epochs": trained.result.epochs,
+        "epochs": result.epochs,
         "dense_weight": weight,
         "validation": values[weight],
     }
@@ -520,13 +522,16 @@ def downstream_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str,
 
 
 def training(records: list[dict[str, Any]]) -> str:
-    """On what the runs were trained, and the mean seconds that it took there."""
+    """On what the runs were trained, and the mean seconds of training steps there of those that were not resumed."""
     own: dict[str, list[dict[str, Any]]] = {}
     for run in records:
         own.setdefault(run["trained_on"], []).append(run)
-    return "; ".join(
-        f"{device}: {len(runs)} in {mean(runs, 'train_seconds'):.0f} s" for device, runs in own.items()
-    )
+    told = []
+    for device, runs in own.items():
+        whole = [run for run in runs if run["train_seconds"] is not None]
+        seconds = f"{mean(whole, 'train_seconds'):.0f} s" if whole else "not measured"
+        told.append(f"{device}: {len(runs)} in {seconds}")
+    return "; ".join(told)
 
 
 def insertion_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

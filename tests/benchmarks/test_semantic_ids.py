@@ -102,7 +102,15 @@ def test_withheld_items_are_inserted_and_asked_for(tmp_path: Path) -> None:
     assert made["share_of_events"] == pytest.approx(0.05, abs=0.02)
     assert len(made["known_before"]) == len(made["known_after"]) > 100
     assert made["known_before"] != made["known_after"]
-    (row,) = semantic_ids.insertion_rows({"concat_pca": [{**made, "trained_on": "a test"}] * 2})
+    resumed = {**made, "trained_on": "a test", "train_seconds": None}
+    whole = {**resumed, "train_seconds": made["train_seconds"]}
+    assert whole["train_seconds"] > 0
+    (row,) = semantic_ids.insertion_rows({"concat_pca": [whole, resumed]})
+    assert row["trained on"] == f"a test: 2 in {made['train_seconds']:.0f} s"
+    again = semantic_ids.insertion(small, tokenizer, small.generative, tmp_path)
+    assert again["train_seconds"] is None
+    assert again["generative"] == made["generative"]
+    assert semantic_ids.training([resumed]) == "a test: 1 in not measured"
     assert row["recall@10 generative"].startswith(f"{np.mean(made['generative']):.4f} [")
     assert row["after minus before"].startswith(
         f"{np.mean(made['known_after']) - np.mean(made['known_before']):.4f} ["
