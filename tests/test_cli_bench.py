@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from segue.cli import app
 from segue.errors import ArtifactError, ConfigurationError
+from tests.benchmarking import tiny
 
 
 def said(*arguments: str) -> Exception:
@@ -45,6 +46,10 @@ def test_the_gap_reaches_the_world(
         (["-d", "nowhere"], "there is no profile"),
         (["--part", "validation", "--out", "x.json"], "writes no results"),
         (["--settings", "nowhere.yaml"], "there are no settings nowhere.yaml"),
+        (["--set", "splits.seed=9"], "the benchmark takes splits from the steps that ran"),
+        (["--set", "rules.filter_seen=false"], "it reads tokenizer, decoding, generative, cascade alone"),
+        (["--out", "."], "is a folder: name a file in it"),
+        (["--out", "profiles/ml-100k.yaml/x.json"], "cannot be written"),
     ],
 )
 def test_a_command_that_cannot_work_says_why(
@@ -53,3 +58,23 @@ def test_a_command_that_cannot_work_says_why(
     error = said(*arguments)
     assert isinstance(error, ConfigurationError)
     assert message in str(error)
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_read(
+    workspace_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    error = said("--device", "cuda")
+    assert isinstance(error, ConfigurationError)
+    assert "torch finds no GPU here" in str(error)
+
+
+def test_who_stops_it_is_told_how_to_go_on(workspace_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segue.benchmarking.world.load_world", lambda *_, **__: tiny.world())
+    monkeypatch.setattr("segue.benchmarking.quality.Benchmark.records", stopped)
+    found = CliRunner().invoke(app, ["bench", "quality"])
+    assert found.exit_code == 130
+    assert "stopped: the same command goes on where this one was" in found.output

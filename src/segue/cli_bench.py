@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,13 @@ import typer
 
 from segue.errors import ConfigurationError
 from segue.workspace import Workspace
+
+_READ = (
+    "tokenizer",
+    "decoding",
+    "generative",
+    "cascade",
+)  # of the parameters; the others are those of the steps that ran
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks, on any profile.")
 
@@ -60,17 +68,21 @@ def quality(
     threads: Annotated[int, typer.Option(min=1)] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="That trains and decodes")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Default: reports/<dataset>/quality.json")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help=f"section.key=value, of the sections {', '.join(_READ)}"),
+    ] = None,
 ) -> None:
     """Train every model under one protocol and write one table, with intervals. What is finished is not repeated."""
     from segue.benchmarking.chosen import ChosenSettings, read_settings
     from segue.benchmarking.contenders import CONTENDERS
     from segue.benchmarking.quality import Benchmark, Plan
-    from segue.benchmarking.report import printed, write_quality
+    from segue.benchmarking.report import printed, warnings, write_quality
     from segue.benchmarking.world import load_world
     from segue.params import load_params
 
     workspace = Workspace.find()
+    _check_overrides(overrides or [])
     params = load_params(workspace, dataset, overrides or [])
     own = workspace.root / "benchmarks" / "settings" / "quality" / f"{dataset}.yaml"
     file = settings or (own if own.is_file() else None)
@@ -86,6 +98,8 @@ def quality(
     chosen = ChosenSettings() if file is None else read_settings(file)
     if part == "validation" and out is not None:
         raise ConfigurationError("--part validation writes no results: leave --out away, or judge by test")
+    _check_device(device)
+    _check_out(out)
     world = load_world(
         workspace,
         dataset,
@@ -96,10 +110,57 @@ def quality(
         threads=threads,
     )
     folder = workspace.state(dataset) / "benchmarks" / "quality"
-    records = Benchmark(
-        world, plan, chosen, folder, lambda line: print(line, file=sys.stderr, flush=True)
-    ).records()
+    for line in warnings(world, validation_users):
+        _say(line)
+    try:
+        records = Benchmark(world, plan, chosen, folder, _say).records()
+    except KeyboardInterrupt:
+        _say("stopped: the same command goes on where this one was")
+        raise typer.Exit(130) from None
     if part == "test":
-        path = write_quality(workspace, world, plan, chosen, records, sys.argv[1:], out)
-        print(f"wrote {path}")
-    print(printed(records))
+        written = write_quality(workspace, world, plan, chosen, records, sys.argv[1:], out)
+        if written.replaced is not None:
+            _say(
+                f"{written.path} held another table of {dataset}, which is replaced; for that one repeat "
+                f"`{written.replaced}`: nothing is trained again"
+            )
+        print(f"wrote {written.path}")
+    print(printed(world, plan, records))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check_overrides(overrides: list[str]) -> None:
+    """Raises ConfigurationError for a section that the benchmark reads as the steps have it, so that setting it does nothing."""
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0]
+        if section not in _READ:
+            raise ConfigurationError(
+                f"--set {override}: the benchmark takes {section} from the steps that ran; it reads {', '.join(_READ)} alone. "
+                "Put it into the profile and run the steps again, or see the options of this command"
+            )
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("--device cuda: torch finds no GPU here; leave --device away to use the CPU")
+
+
+def _check_out(out: Path | None) -> None:
+    """Raises ConfigurationError for a place that nothing can be written to, before hours of training."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise ConfigurationError(
+            f"--out {out} is a folder: name a file in it, such as {out / 'quality.json'}"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out {out} cannot be written: {error}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigurationError(f"--out {out} cannot be written: {out.parent} is not writable")

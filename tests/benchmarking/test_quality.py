@@ -17,7 +17,7 @@ from segue.benchmarking.chosen import ChosenSettings, read_settings
 from segue.benchmarking.contender import Fit, Fitted
 from segue.benchmarking.contenders import CONTENDERS
 from segue.benchmarking.quality import Plan
-from segue.benchmarking.report import printed, write_quality
+from segue.benchmarking.report import printed, warnings, write_quality
 from segue.benchmarking.world import World
 from segue.errors import ConfigurationError
 from segue.workspace import Workspace
@@ -272,14 +272,17 @@ def test_results_of_other_datasets_stay_and_all_is_rendered(
     out = tmp_path / "quality.json"
     workspace, plan = Workspace.find(), Plan(models=list(CONTENDERS), seeds=(1, 2))
 
-    def write(dataset: str) -> None:
+    def write(dataset: str, *more: str) -> str | None:
         world = tiny.world(validation_users=20, validation_gap=dataset == "two")
         object.__setattr__(world, "dataset", dataset)
         renamed = [{**record, "dataset": dataset} for record in records]
-        write_quality(workspace, world, plan, tiny.CHOSEN, renamed, ["bench", "quality", "-d", dataset], out)
+        given = ["bench", "quality", "-d", dataset, *more]
+        written = write_quality(workspace, world, plan, tiny.CHOSEN, renamed, given, out)
+        assert written.path == out
+        return written.replaced
 
-    for dataset in ("one", "two", "one"):
-        write(dataset)
+    said = [write("one", "--seeds", "2"), write("two"), write("one"), write("one")]
+    assert said == [None, None, "segue bench quality -d one --seeds 2", None]
     found = json.loads(out.read_text(encoding="utf-8"))
     assert [run["dataset"] for run in found["runs"]] == ["two", "one"]
     assert len(found["rows"]) == 2 * len(table.rows(records))
@@ -293,7 +296,42 @@ def test_results_of_other_datasets_stay_and_all_is_rendered(
     assert held_back["one"] == 0 < held_back["two"] <= 20
     assert "| house | served | hidden | " in page
     assert "| house | sasrec_content | ndcg@10 | " in page
-    assert "house" in printed(records)
+
+
+def test_what_is_printed_says_who_chose_and_who_won(made: World, records: list[dict[str, Any]]) -> None:
+    told = printed(made, Plan(models=list(CONTENDERS), seeds=(1, 2)), records).splitlines()
+    users = len(made.cases("test", None))
+    assert told[0] == f"test of {users} users; chosen by validation of {len(made.validation_cases())} users"
+    gap = printed(tiny.world(validation_users=20, validation_gap=True), Plan(models=["house"]), records)
+    assert "chosen by validation of 20 users, " in gap
+    assert "events before their targets held back" in gap
+    (served,) = [
+        line.split()
+        for line in told
+        if line.startswith("house ") and "served hidden" in " ".join(line.split())
+    ]
+    weight = table.means(records)
+    (expected,) = [
+        row["code_weight"]
+        for row in weight
+        if (row["model"], row["head"], row["filter_seen"], row["metric"])
+        == ("house", "served", True, "ndcg@10")
+    ]
+    assert f"{expected:.2f}" in served
+    differences = [line for line in told if line.startswith("house minus sasrec,")]
+    assert len(differences) == 2  # seen items hidden, and shown
+
+
+def test_what_may_not_be_meant_is_said(made: World) -> None:
+    there = len(made.validation_cases())
+    few = f"{there} users choose epochs and weights: their NDCG@10 says little"
+    assert warnings(made, there) == [few]
+    assert warnings(made, there + 1) == [
+        f"--validation-users {there + 1}: there are {there}, and all of them choose",
+        few,
+    ]
+    (_, gap) = warnings(tiny.world(validation_users=None, validation_gap=True), None)
+    assert "the last training event of every user is left out" in gap
 
 
 def test_gains_of_ranks() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ DESCRIPTION = (
     "Every model under one protocol: trained on the training part, chosen by validation, judged by lists over the full "
     "catalogue. A mean is over seeds; its interval is a user-level bootstrap interval."
 )
+_FEW = 100  # users, whose NDCG@10 is hardly a figure
 _KEPT = ("rows", "means", "paired", "runs")
+
+
+@dataclass(frozen=True)
+class Written:
+    path: Path
+    replaced: str | None  # the command whose table of the same dataset stood there, where it was another one
 
 
 def write_quality(
@@ -30,7 +38,7 @@ def write_quality(
     records: Sequence[dict[str, Any]],
     arguments: Sequence[str],
     out: Path | None,
-) -> Path:
+) -> Written:
     """Write ``quality.json``; what stands there of other datasets stays.
 
     ``rows`` are by seed, ``means`` over seeds, ``paired`` by user on the means; ``runs`` say how each dataset's were made.
@@ -62,7 +70,13 @@ def write_quality(
             **merged,
         },
     )
-    return path
+    before = [
+        " ".join([run["command"], *run["arguments"]])
+        for run in found.get("runs", [])
+        if run["dataset"] == world.dataset
+    ]
+    now_given = " ".join(["segue", *arguments])
+    return Written(path, before[-1] if before and before[-1] != now_given else None)
 
 
 def _run(
@@ -133,10 +147,28 @@ def _users(records: Sequence[dict[str, Any]]) -> int:
     return len(records[0]["judged"][0]["ranks"])
 
 
-def printed(records: Sequence[dict[str, Any]]) -> str:
-    """The means as text: NDCG@10 and Recall@10."""
+def warnings(world: World, validation_users: int | None) -> list[str]:
+    """What of the command may not be what was meant."""
+    found, there = [], len(world.validation_cases())
+    if validation_users is not None and validation_users > there:
+        found.append(f"--validation-users {validation_users:,}: there are {there:,}, and all of them choose")
+    if there < _FEW:
+        found.append(f"{there:,} users choose epochs and weights: their NDCG@10 says little")
+    if world.validation_gap and validation_users is None:
+        found.append(
+            "--validation-gap without --validation-users: the last training event of every user is left out of training"
+        )
+    return found
+
+
+def printed(world: World, plan: Plan, records: Sequence[dict[str, Any]]) -> str:
+    """How it was judged, the means as text (NDCG@10 and Recall@10), and by how much generative models are ahead."""
     found = table.means(records)
-    lines = [f"{'model':16}{'head':8}{'seen':7}{'NDCG@10':28}{'Recall@10':28}{'beam':>6}{'validation':>12}"]
+    gap = f", {world.held_back:,} events before their targets held back" if world.validation_gap else ""
+    lines = [
+        f"{plan.part} of {found[0]['users']:,} users; chosen by validation of {len(world.validation_cases()):,} users{gap}",
+        f"{'model':18}{'head':8}{'seen':7}{'NDCG@10':28}{'Recall@10':28}{'beam':>6}{'codes':>7}{'validation':>12}",
+    ]
     for row in found:
         if row["metric"] != "ndcg@10":
             continue
@@ -147,10 +179,17 @@ def printed(records: Sequence[dict[str, Any]]) -> str:
             and all(each[name] == row[name] for name in ("model", "head", "filter_seen"))
         )
         share = "" if row["beam_share"] is None else f"{row['beam_share']:.0%}"
+        weight = "" if row["code_weight"] is None else f"{row['code_weight']:.2f}"
         lines.append(
-            f"{row['model']:16}{row['head']:8}{'hidden' if row['filter_seen'] else 'shown':7}"
-            f"{_interval(row):28}{_interval(recall):28}{share:>6}{row['validation']:>12.4f}"
+            f"{row['model']:18}{row['head']:8}{'hidden' if row['filter_seen'] else 'shown':7}"
+            f"{_interval(row):28}{_interval(recall):28}{share:>6}{weight:>7}{row['validation']:>12.4f}"
         )
+    lines += [
+        f"{pair['a']} minus {pair['b']}, {'hidden' if pair['filter_seen'] else 'shown'}: "
+        f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}] NDCG@10"
+        for pair in table.paired(records)
+        if pair["metric"] == "ndcg@10"
+    ]
     return "\n".join(lines)
 
 
