@@ -99,7 +99,7 @@ def refresh_class(base: Mapping[str, str | None]) -> tuple[Target, str | None]:
     kept = [name for name in (*LEARNED_BEFORE, WEIGHTS) if base.get(name) is not None]
     if not kept:
         return Target.REFRESH_RECIPE, (
-            "nothing is kept: this is a first run, so there is nothing that could be refreshed"
+            "nothing is kept of codebook or weights, so there is nothing that could be refreshed"
         )
     if all(name in kept for name in LEARNED_BEFORE):
         return (Target.REFRESH_DATA if WEIGHTS in kept else Target.REFRESH_RETRAIN), None
