@@ -52,7 +52,7 @@ def test_from_the_bootstrap_to_a_person_who_moves_aliases(
     assert "straddles the margin" in reasons["reasons"][0]
     refresh = read_json(place.workspace.step(DATASET, "refresh_decision") / "decision.json")
     assert isinstance(refresh, dict)
-    assert "first run" in refresh["reasons"][0]
+    assert "nothing is kept" in refresh["reasons"][0]
     assert place.run("deployment").status == "ran"
     assert place.run("deployment").status == "no_change"
     assert registry.aliases() == {"champion": first, "challenger": bundle}
