@@ -7,8 +7,8 @@ Watson 1964) from content to what training made of the known items. Nothing of i
 A mean of unit vectors, made a unit vector again, lies near everybody: as a target of a cosine it beats known items, and
 inserted items crowd them out. The mean as it is scores as its neighbours do on average, which seldom is enough for a list of
 ten, because who is in one is an extreme. Between the two its length, which says how much the neighbours agree, is replaced by
-a root of it. Which one was chosen so that known items that were stood in for were in about as many lists as they are
-themselves (docs/adr/0021)."""
+a root of it. Which one was chosen on one dataset so that known items that were stood in for were in about as many lists as
+they are themselves (docs/adr/0021)."""
 
 from __future__ import annotations
 
