@@ -46,6 +46,7 @@ def test_the_gap_reaches_the_world(
         (["-d", "nowhere"], "there is no profile"),
         (["--part", "validation", "--out", "x.json"], "writes no results"),
         (["--settings", "nowhere.yaml"], "there are no settings nowhere.yaml"),
+        (["--set", "splitz.seed=9"], "splitz"),
         (["--set", "splits.seed=9"], "the benchmark takes splits from the steps that ran"),
         (["--set", "rules.filter_seen=false"], "it reads tokenizer, decoding, generative, cascade alone"),
         (["--out", "."], "is a folder: name a file in it"),
@@ -78,3 +79,18 @@ def test_who_stops_it_is_told_how_to_go_on(workspace_root: Path, monkeypatch: py
     found = CliRunner().invoke(app, ["bench", "quality"])
     assert found.exit_code == 130
     assert "stopped: the same command goes on where this one was" in found.output
+
+
+def test_a_file_of_settings_is_read_section_by_section(
+    workspace_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: object, **_: object) -> None:
+        assert given[2].decoding.beam_width == 7  # type: ignore[attr-defined]
+        raise ArtifactError("far enough")
+
+    monkeypatch.setattr("segue.benchmarking.world.load_world", load)
+    file = tmp_path / "mine.yaml"
+    file.write_text("decoding: {beam_width: 7}\n")
+    assert "far enough" in str(said("--set", f"@{file}"))
+    file.write_text("decoding: {beam_width: 7}\nsplits: {seed: 9}\n")
+    assert "takes splits from the steps that ran" in str(said("--set", f"@{file}"))

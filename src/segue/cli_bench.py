@@ -80,10 +80,11 @@ def quality(
     from segue.benchmarking.report import printed, warnings, write_quality
     from segue.benchmarking.world import load_world
     from segue.params import load_params
+    from segue.training.device import check_device
 
     workspace = Workspace.find()
-    _check_overrides(overrides or [])
     params = load_params(workspace, dataset, overrides or [])
+    _check_overrides(overrides or [])  # which are known and well formed by now
     own = workspace.root / "benchmarks" / "settings" / "quality" / f"{dataset}.yaml"
     file = settings or (own if own.is_file() else None)
     plan = Plan(
@@ -98,7 +99,7 @@ def quality(
     chosen = ChosenSettings() if file is None else read_settings(file)
     if part == "validation" and out is not None:
         raise ConfigurationError("--part validation writes no results: leave --out away, or judge by test")
-    _check_device(device)
+    check_device(device, "--device")
     _check_out(out)
     world = load_world(
         workspace,
@@ -134,20 +135,15 @@ def _say(line: str) -> None:
 
 def _check_overrides(overrides: list[str]) -> None:
     """Raises ConfigurationError for a section that the benchmark reads as the steps have it, so that setting it does nothing."""
-    for override in overrides:
+    from segue.params import expanded
+
+    for override in expanded(overrides):
         section = override.partition("=")[0].partition(".")[0]
         if section not in _READ:
             raise ConfigurationError(
                 f"--set {override}: the benchmark takes {section} from the steps that ran; it reads {', '.join(_READ)} alone. "
                 "Put it into the profile and run the steps again, or see the options of this command"
             )
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("--device cuda: torch finds no GPU here; leave --device away to use the CPU")
 
 
 def _check_out(out: Path | None) -> None:

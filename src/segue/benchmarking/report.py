@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,13 +71,13 @@ def write_quality(
             **merged,
         },
     )
-    before = [
-        " ".join([run["command"], *run["arguments"]])
-        for run in found.get("runs", [])
-        if run["dataset"] == world.dataset
-    ]
-    now_given = " ".join(["segue", *arguments])
+    (now_given,) = (_command(run) for run in now["runs"])
+    before = [_command(run) for run in found.get("runs", []) if run["dataset"] == world.dataset]
     return Written(path, before[-1] if before and before[-1] != now_given else None)
+
+
+def _command(run: dict[str, Any]) -> str:
+    return shlex.join([run["command"], *run["arguments"]])
 
 
 def _run(

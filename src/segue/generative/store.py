@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from segue.artifacts import read_json, write_json
 from segue.data.context import Vocabulary
-from segue.errors import ArtifactError, BindingError, ConfigurationError
+from segue.errors import ArtifactError, BindingError
 from segue.generative.registry import model_factory
 from segue.generative.settings import GenerativeSettings
 from segue.protocols import BoundItems, ReadsContext, TrainableRecommender
+from segue.training.device import check_device
 
 Folder = str | os.PathLike[str]
 
@@ -32,9 +33,7 @@ def new_model(
     Raises ConfigurationError where this machine has no such device."""
     import torch
 
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("generative.device is cuda, and torch finds no GPU here: set it to cpu")
-
+    check_device(settings.device, "generative.device")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = model_factory(settings.model)(
