@@ -28,6 +28,7 @@ from benchmarks import harness
 from segue.artifacts import read_json, write_json
 from segue.canonical import sha256_of, sha256_of_file
 from segue.data.sequences import Sequences
+from segue.decoding.settings import DecodingSettings
 from segue.encoders.collaborative import consumed_together, told_by_company
 from segue.errors import ConfigurationError
 from segue.evaluation.bootstrap import mean_intervals
@@ -39,7 +40,7 @@ from segue.generative.training import choose_fusion, train
 from segue.items import Items, ItemVectors
 from segue.params import Params, load_params
 from segue.paths import ListRules, Request
-from segue.protocols import BoundItems
+from segue.protocols import BoundItems, TrainableRecommender
 from segue.schema import UserGroup
 from segue.steps.registry import EMBEDDINGS
 from segue.steps.runner import code_version
@@ -321,14 +322,7 @@ def insertion(
     cases = build_cases({UserGroup.REGULAR: some_users(known, ASKED_FOR_KNOWN)}, "test")
     gain_before, _ = asked_for_known(path, cases, is_withheld)
     path.model.bind(bound)
-    served = GenerativePath(
-        path.model,
-        bound,
-        dense_weight=path.dense_weight,
-        beam_width=path.beam_width,
-        dense_candidates=path.dense_candidates,
-        max_length=path.max_length,
-    )
+    served = path_of(path.model, bound, path.dense_weight, world.params.decoding)
     gain_after, share = asked_for_known(served, cases, is_withheld)
     requests, targets = withheld_requests(world.regular, is_withheld)
     lists = served.recommend(requests, K, ListRules(filter_seen=True))
@@ -375,15 +369,7 @@ def fitted(
     )
     result = trained.result
     weight, values = choose_fusion(trained.model, bound, known, world.params.decoding)
-    path = GenerativePath(
-        trained.model,
-        bound,
-        dense_weight=weight,
-        beam_width=world.params.decoding.beam_width,
-        dense_candidates=world.params.decoding.dense_candidates,
-        max_length=trained.model.max_length,
-    )
-    return path, {
+    return path_of(trained.model, bound, weight, world.params.decoding), {
         # Of a run that was resumed only the rest is known.
         "train_seconds": result.training_seconds
         if result.tokens == result.epochs * len(training.items)
@@ -393,6 +379,19 @@ def fitted(
         "dense_weight": weight,
         "validation": values[weight],
     }
+
+
+def path_of(
+    model: TrainableRecommender, bound: BoundItems, dense_weight: float, decoding: DecodingSettings
+) -> GenerativePath:
+    return GenerativePath(
+        model,
+        bound,
+        dense_weight=dense_weight,
+        beam_width=decoding.beam_width,
+        dense_candidates=decoding.dense_candidates,
+        max_length=model.max_length,
+    )
 
 
 def wanted(modalities: Mapping[str, ItemVectors], settings: TokenizerSettings) -> dict[str, ItemVectors]:
@@ -493,21 +492,18 @@ def content_knn(world: World, requests: list[Request]) -> list[npt.NDArray[np.in
 
 def downstream_rows(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     first = next(iter(found))
-    base = np.mean([run["ndcg"] for run in found[first]], axis=0)
+    (base,) = means_of(found[first], "ndcg")
     rows = []
     for variant, records in found.items():
-        gain = np.mean([run["ndcg"] for run in records], axis=0)
-        hits = np.mean([run["recall"] for run in records], axis=0)
-        value, share, difference = mean_intervals(
-            np.vstack([gain, hits, gain - base]), samples=SAMPLES, confidence=0.95, seed=SEED
-        )
+        gain, hits = means_of(records, "ndcg", "recall")
+        value, share, difference = intervals(gain, hits, gain - base)
         rows.append(
             {
                 "variant": variant,
                 "seeds": len(records),
-                "ndcg@10": interval(value),
-                "recall@10": interval(share),
-                f"ndcg@10 minus {first}": None if variant == first else interval(difference),
+                "ndcg@10": value,
+                "recall@10": share,
+                f"ndcg@10 minus {first}": None if variant == first else difference,
                 "beam_share": mean(records, "beam_share"),
                 "unique_rate": mean(records, "unique_rate"),
                 "usage": ", ".join(

@@ -49,7 +49,7 @@ def test_withheld_items_leave_no_event_and_the_last_one_is_asked_for() -> None:
     assert [request.timestamps.tolist() for request in requests] == [[0]]
 
 
-def world(tmp_path: Path) -> semantic_ids.World:
+def world() -> semantic_ids.World:
     """60 items in 6 neighbourhoods of content, and users who stay in one."""
     generator = np.random.default_rng(4)
     items = Items(pl.DataFrame({"item_id": [f"i{item:02d}" for item in range(60)]}))
@@ -90,7 +90,7 @@ def world(tmp_path: Path) -> semantic_ids.World:
 
 
 def test_withheld_items_are_inserted_and_asked_for(tmp_path: Path) -> None:
-    small = world(tmp_path)
+    small = world()
     tokenizer = small.params.tokenizer
     made = semantic_ids.insertion(small, tokenizer, small.generative, tmp_path)
     assert made["withheld"] == 3
@@ -118,7 +118,7 @@ def test_withheld_items_are_inserted_and_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_run_of_other_code_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, played = world(tmp_path), []
+    small, played = world(), []
 
     def play(*_: object) -> dict[str, object]:
         played.append(1)

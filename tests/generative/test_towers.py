@@ -144,7 +144,7 @@ def test_an_inserted_item_is_placed_by_its_content() -> None:
     model = tiny.model(settings=POOLED)
     grown = tiny.items(30)
     twin = replace(grown, vectors=grown.vectors.clone())
-    twin.vectors[29] = twin.vectors[4]
+    twin.vectors[28:] = twin.vectors[4]
     model.bind(twin)
     tower = pooled_tower(model)
     assert tower.identity is not None
@@ -152,6 +152,7 @@ def test_an_inserted_item_is_placed_by_its_content() -> None:
         tower.identity.zero_()
         vectors = model.item_vectors().chunk(2, dim=1)[1]
     assert int((vectors[:24] @ vectors[29]).argmax()) == 4
+    torch.testing.assert_close(vectors[28], vectors[29])
 
 
 @torch.no_grad()

@@ -230,22 +230,19 @@ class HouseModel(CodebookModel):
             for depth, (mean, table) in enumerate(zip(means, self.node_codes, strict=False))
         ]
         parents = [project(mean) for project, mean in zip(self.parent_projections, nodes, strict=True)]
-        pooled, pooled_vectors = None, None
+        pooled, pooled_items = None, None
         if self.pooled is not None:
-            pooled, pooled_vectors = self._read_and_scored(self.pooled, self.pooled.items(content, identity))
+            pooled, pooled_items = self._read_and_scored(self.pooled, self.pooled.items(content, identity))
         code_items = code_vectors if self.settings.code_tower_scores else None
-        return _Tables(
-            raw, vectors, code_raw, code_items, [*nodes, means[-1]], parents, pooled, pooled_vectors
-        )
+        return _Tables(raw, vectors, code_raw, code_items, [*nodes, means[-1]], parents, pooled, pooled_items)
 
     def _read_and_scored(self, tower: Identities, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Each [N, d]: how ``tower`` reads the bound items, which it makes ``raw`` [N, d] of, and how it scores them.
 
         In training an item without an identity is what the tower makes of it: content has to learn to do."""
-        vectors = F.normalize(raw, dim=-1)
         if self.training or tower.identity is None or self._neighbours is None:
-            return raw, vectors
-        return self._neighbours.read(raw), self._neighbours.scored(vectors)
+            return raw, F.normalize(raw, dim=-1)
+        return self._neighbours.placed(raw)
 
     @property
     def _content(self) -> Tensor:

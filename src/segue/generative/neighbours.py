@@ -21,9 +21,8 @@ from torch import Tensor
 
 COUNT: Final = 20  # of neighbours
 TEMPERATURE: Final = 0.1  # of a cosine of content
-AGREEMENT: Final = (
-    1 / 3
-)  # the power of a mean's length that is kept; 0: none, so that every mean counts as a known item
+# The power of a mean's length that is kept; 0: none, so that every mean counts as a known item.
+AGREEMENT: Final = 1 / 3
 COSINES: Final = 2_000_000_000  # that a search may take; known items at even distances are looked at where it would take more
 LEAST: Final = 2_000  # known items that are looked at, however many items look for neighbours
 _CELLS: Final = 16_777_216  # cosines that are held at once
@@ -60,16 +59,17 @@ class Neighbours:
                 cosines[rows], nearest[rows] = found.values, sources[found.indices]
             return cls(items, nearest, (cosines / TEMPERATURE).softmax(dim=1))
 
-    def scored(self, vectors: Tensor) -> Tensor:
-        """[N, d] unit vectors, but for the U items: their neighbours' mean, its length to the power of ``AGREEMENT``."""
+    def placed(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Each [N, d], of what a tower makes of items, ``raw`` [N, d]: how it reads them, and how it scores them.
+
+        Known items are read as they are, and scored as unit vectors. The U items are read the way the mean of their neighbours'
+        unit vectors points, as long as these neighbours are, and scored as that mean, of its length the power ``AGREEMENT``."""
+        vectors = F.normalize(raw, dim=-1)
         mean = self._mean(vectors)
         length = mean.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        return self._put(vectors, mean / length * length**AGREEMENT)
-
-    def read(self, raw: Tensor) -> Tensor:
-        """[N, d] as a tower reads items, but for the U items: the way their neighbours point, as long as these are."""
-        direction = F.normalize(self._mean(F.normalize(raw, dim=-1)), dim=-1)
-        return self._put(raw, direction * self._mean(raw.norm(dim=-1, keepdim=True)))
+        direction = mean / length
+        read = direction * self._mean(raw.norm(dim=-1, keepdim=True))
+        return self._put(raw, read), self._put(vectors, direction * length**AGREEMENT)
 
     def _mean(self, rows: Tensor) -> Tensor:
         """[U, d] of rows [N, d]."""

@@ -52,9 +52,8 @@ from segue.protocols import HistoryBatch
 from segue.training.ops import Dropout
 
 _LENGTHS = 4  # of histories, that a CPU reads apart
-_WHOLE = (
-    32 * _LENGTHS
-)  # events of a step are filled up to a multiple of: CPU kernels for bf16 are compiled once a shape
+# Events of a step are filled up to a multiple of it: CPU kernels for bf16 are compiled once a shape.
+_WHOLE = 32 * _LENGTHS
 
 _Memory = tuple[Tensor, Tensor]  # keys and values, [B, H, S, d / H] each
 
