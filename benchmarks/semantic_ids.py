@@ -28,19 +28,18 @@ from benchmarks import harness
 from segue.artifacts import read_json, write_json
 from segue.canonical import sha256_of, sha256_of_file
 from segue.data.sequences import Sequences
-from segue.decoding.settings import DecodingSettings
 from segue.encoders.collaborative import consumed_together, told_by_company
 from segue.errors import ConfigurationError
 from segue.evaluation.bootstrap import mean_intervals
 from segue.evaluation.metrics import ndcg, recall, relevance
 from segue.evaluation.protocol import Cases, build_cases, evaluate_path
-from segue.generative.path import GenerativePath
+from segue.generative.path import GenerativePath, path_of
 from segue.generative.settings import GenerativeSettings
 from segue.generative.training import choose_fusion, train
 from segue.items import Items, ItemVectors
 from segue.params import Params, load_params
 from segue.paths import ListRules, Request
-from segue.protocols import BoundItems, TrainableRecommender
+from segue.protocols import BoundItems
 from segue.schema import UserGroup
 from segue.steps.registry import EMBEDDINGS
 from segue.steps.runner import code_version
@@ -322,7 +321,7 @@ def insertion(
     cases = build_cases({UserGroup.REGULAR: some_users(known, ASKED_FOR_KNOWN)}, "test")
     gain_before, _ = asked_for_known(path, cases, is_withheld)
     path.model.bind(bound)
-    served = path_of(path.model, bound, path.dense_weight, world.params.decoding)
+    served = path_of(path.model, bound, world.params.decoding, dense_weight=path.dense_weight)
     gain_after, share = asked_for_known(served, cases, is_withheld)
     requests, targets = withheld_requests(world.regular, is_withheld)
     lists = served.recommend(requests, K, ListRules(filter_seen=True))
@@ -369,7 +368,7 @@ def fitted(
     )
     result = trained.result
     weight, values = choose_fusion(trained.model, bound, known, world.params.decoding)
-    return path_of(trained.model, bound, weight, world.params.decoding), {
+    return path_of(trained.model, bound, world.params.decoding, dense_weight=weight), {
         # Of a run that was resumed only the rest is known.
         "train_seconds": result.training_seconds
         if result.tokens == result.epochs * len(training.items)
@@ -379,19 +378,6 @@ def fitted(
         "dense_weight": weight,
         "validation": values[weight],
     }
-
-
-def path_of(
-    model: TrainableRecommender, bound: BoundItems, dense_weight: float, decoding: DecodingSettings
-) -> GenerativePath:
-    return GenerativePath(
-        model,
-        bound,
-        dense_weight=dense_weight,
-        beam_width=decoding.beam_width,
-        dense_candidates=decoding.dense_candidates,
-        max_length=model.max_length,
-    )
 
 
 def wanted(modalities: Mapping[str, ItemVectors], settings: TokenizerSettings) -> dict[str, ItemVectors]:

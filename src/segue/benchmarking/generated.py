@@ -9,7 +9,7 @@ from segue.benchmarking.contender import CHECKPOINTS, Fit, Fitted
 from segue.benchmarking.curve import Curve
 from segue.benchmarking.space import Space
 from segue.benchmarking.world import World
-from segue.generative.path import GenerativePath
+from segue.generative.path import path_of
 from segue.generative.registry import unread_settings
 from segue.generative.settings import GenerativeSettings
 from segue.generative.training import choose_fusion, train
@@ -56,14 +56,7 @@ def fit_generative(fit: Fit) -> Fitted:
     )
     model, decoding = trained.model, world.params.decoding
     weight, values = choose_fusion(model, bound, world.validated, decoding)
-    path = GenerativePath(
-        model,
-        bound,
-        dense_weight=weight,
-        beam_width=decoding.beam_width,
-        dense_candidates=decoding.dense_candidates,
-        max_length=model.max_length,
-    )
+    path = path_of(model, bound, decoding, dense_weight=weight)
     return Fitted(
         judge=answers.of_heads(path, bound.active.numpy()),
         validation=values[weight],

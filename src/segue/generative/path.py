@@ -20,7 +20,14 @@ from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
 from segue.generative.store import Folder, load_fusion, load_model
 from segue.paths import IndexArray, ListRules, RankedList, Request, Scores
-from segue.protocols import BoundItems, DenseHead, GenerativeRecommender, HistoryBatch, ReadsContext
+from segue.protocols import (
+    BoundItems,
+    DenseHead,
+    GenerativeRecommender,
+    HistoryBatch,
+    ReadsContext,
+    TrainableRecommender,
+)
 from segue.ranking.rules import allowed_mask, checked_items
 from segue.ranking.select import select
 from segue.schema import PathName
@@ -246,6 +253,26 @@ def _union(proposed: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
     return items.masked_fill(same, -1), (bits + after).masked_fill(same, 0)
 
 
+def path_of(
+    model: TrainableRecommender,
+    items: BoundItems,
+    decoding: DecodingSettings,
+    *,
+    dense_weight: float,
+    heads: Heads = "fused",
+) -> GenerativePath:
+    """The path of ``model`` as ``decoding`` has it, over histories as long as the model was made for."""
+    return GenerativePath(
+        model,
+        items,
+        dense_weight=dense_weight,
+        beam_width=decoding.beam_width,
+        dense_candidates=decoding.dense_candidates,
+        max_length=model.max_length,
+        heads=heads,
+    )
+
+
 def load_path(
     folder: Folder, items: BoundItems, decoding: Mapping[str, Any] | DecodingSettings, heads: Heads = "fused"
 ) -> GenerativePath:
@@ -259,12 +286,4 @@ def load_path(
         else DecodingSettings.model_validate(dict(decoding))
     )
     model = load_model(folder, items)
-    return GenerativePath(
-        model,
-        items,
-        dense_weight=load_fusion(folder),
-        beam_width=settings.beam_width,
-        dense_candidates=settings.dense_candidates,
-        max_length=model.max_length,
-        heads=heads,
-    )
+    return path_of(model, items, settings, dense_weight=load_fusion(folder), heads=heads)

@@ -17,7 +17,7 @@ from segue.data.sequences import Sequences
 from segue.decoding.settings import DecodingSettings
 from segue.errors import ConfigurationError, DataError
 from segue.generative.binding import learnable
-from segue.generative.path import GenerativePath, fused
+from segue.generative.path import fused, path_of
 from segue.generative.registry import unread_settings
 from segue.generative.settings import GenerativeSettings, TuningSettings
 from segue.generative.store import new_model
@@ -144,14 +144,8 @@ def validation_ndcg(
     targets = sequences.targets(part)
     if not targets:
         raise DataError(f"no regular user has a {part} target: the data is too small for the split")
-    path = GenerativePath(
-        model,
-        items,
-        dense_weight=max(weights),  # candidates do not depend on it; one above 0 takes a dense head
-        beam_width=decoding.beam_width,
-        dense_candidates=decoding.dense_candidates,
-        max_length=model.max_length,
-    )
+    # The candidates do not depend on the weight; one above 0 takes a dense head.
+    path = path_of(model, items, decoding, dense_weight=max(weights))
     device = next(model.parameters()).device.type
     gains: dict[float, list[npt.NDArray[np.float64]]] = {weight: [] for weight in weights}
     for batch, wanted, rows in target_batches(
