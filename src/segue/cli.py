@@ -202,8 +202,9 @@ def init(
         "timestamp": timestamp_column,
         "action": action_column,
     }
+    workspace = Workspace.find()
     written = init_profile(
-        Workspace.find(),
+        workspace,
         interactions,
         catalogue,
         name,
@@ -211,7 +212,8 @@ def init(
         separator=separator,
     )
     for path in written:
-        print(f"wrote {path}")
+        done = f"added {written[0].stem} to `datasets` of" if path == workspace.params_file else "wrote"
+        print(f"{done} {path}")
     print(f"next: read {written[0]}, then `segue run --profile {written[0].stem}`")
 
 

@@ -40,7 +40,11 @@ def test_headerless_double_colons_with_a_catalogue(workspace: Workspace) -> None
         f"000{item}::Film {item} (1999)::{'Crime|Drama' if item % 2 else 'War'}\n" for item in range(6)
     )
     written = init_profile(workspace, events, put(workspace, "movies.dat", movies), "my-tweets")
-    assert written == [workspace.profile_file("my-tweets"), workspace.base_file("my-tweets")]
+    assert written == [
+        workspace.profile_file("my-tweets"),
+        workspace.base_file("my-tweets"),
+        workspace.params_file,
+    ]
     params = load_params(workspace, "my-tweets")
     raw = read_dataset(params.data, workspace)
     assert raw.interactions.row(1)[:3] == ("0", "0001", 1365029108)
@@ -73,7 +77,7 @@ def test_a_column_left_over_is_offered_as_a_context_feature(
     workspace: Workspace, column: str, name: str
 ) -> None:
     text = f"user_id,item_id,timestamp,{column}\nu,a,1500000000,tv\nv,b,1500000001,phone\n"
-    written, _ = init_profile(workspace, put(workspace, "shop.csv", text))
+    written, *_ = init_profile(workspace, put(workspace, "shop.csv", text))
     profile = written.read_text()
     assert load_params(workspace, "shop").data.context == {}
     written.write_text(profile.replace("  # context: {", "  context: {"))
@@ -302,3 +306,12 @@ def test_shipped_profiles_load(repository: Path, name: str) -> None:
     assert params.data.title
     assert params.data.terms
     read_base(Workspace(repository), name)
+
+
+def test_where_there_is_no_list_of_datasets_nothing_is_written(workspace: Workspace) -> None:
+    workspace.params_file.write_text("datasets: everything\n")
+    with pytest.raises(ConfigurationError, match="no list `datasets` that could be extended: add 'a' to it"):
+        init_profile(workspace, put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n"))
+    assert not workspace.profile_file("a").exists()
+    assert not workspace.base_file("a").exists()
+    assert workspace.params_file.read_text() == "datasets: everything\n"

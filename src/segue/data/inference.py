@@ -302,7 +302,8 @@ def look_at_catalogue(sniffed: tuple[TableSource, pl.DataFrame], events: Look) -
         if _known(ids, frame[best]) < _KNOWN:
             raise DataError(
                 f"{path}: no column holds the item ids of the interactions (the nearest, {best!r}, knows "
-                f"{_known(ids, frame[best]):.0%} of them): is it the right file?"
+                f"{_known(ids, frame[best]):.0%} of them): is it the right file? It must describe every item, for events of "
+                "others are set aside; without a catalogue the items are those of the interactions"
             )
         found = {name: column for name, column in found.items() if column != best} | {Catalogue.ITEM: best}
     if not source.has_header:

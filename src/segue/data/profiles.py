@@ -30,15 +30,16 @@ def init_profile(
     separator: str | None = None,
     activate: bool = True,
 ) -> list[Path]:
-    """Write ``profiles/<name>.yaml`` and ``bases/<name>.json`` for the user's file or files; return both
-    paths.
+    """Write ``profiles/<name>.yaml`` and ``bases/<name>.json`` for the user's file or files; return what was
+    written, the profile first.
 
     ``columns`` maps our names (user_id, item_id, timestamp, action) to the file's where guessing them fails;
     "none" as timestamp says that there is none and the rows of a user stand in order of time. ``separator`` is
     that of the interactions where guessing it fails. ``activate`` adds the dataset to ``datasets`` of params.yaml.
 
     Raises DataError where a file cannot be read, or a column that is needed could be none or several of the
-    file's; the message names them and the option to pass. Raises ConfigurationError for a bad or taken name.
+    file's; the message names them and the option to pass. Raises ConfigurationError for a bad or taken name, and where
+    params.yaml has no list of datasets. Then nothing is written.
     """
     chosen_name = _check_name(workspace, name, str(interactions))
     given = dict(columns or {})
@@ -48,12 +49,15 @@ def init_profile(
     events = look_at_interactions(sniff(str(interactions), separator), given, items)
     described = None if items is None else look_at_catalogue(items, events)
     ordered = Interactions.TIMESTAMP not in events.source.columns
+    activated = _with_dataset(workspace.params_file, chosen_name) if activate else None
     profile = workspace.profile_file(chosen_name)
     write_text(profile, _render(workspace, chosen_name, events, described, ordered=ordered))
     write_base(workspace, chosen_name, dict.fromkeys(KEEPABLE))
-    if activate:
-        _activate(workspace, chosen_name)
-    return [profile, workspace.base_file(chosen_name)]
+    written = [profile, workspace.base_file(chosen_name)]
+    if activated is None:
+        return written
+    write_text(workspace.params_file, activated)
+    return [*written, workspace.params_file]
 
 
 def _check_name(workspace: Workspace, name: str | None, path: str) -> str:
@@ -173,29 +177,27 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)  # a JSON string is a YAML string
 
 
-def _activate(workspace: Workspace, name: str) -> None:
-    """Add ``name`` to ``datasets`` of params.yaml; its comments and everything else stay as they are."""
-    text = workspace.params_file.read_text(encoding="utf-8")
+def _with_dataset(params_file: Path, name: str) -> str | None:
+    """The file's text with ``name`` added to ``datasets``, its comments and everything else as they are; None where
+    it stands there already."""
+    text = params_file.read_text(encoding="utf-8")
     flow = re.search(r"^datasets:[ \t]*\[([^\]]*)\]", text, re.MULTILINE)
-    block = re.search(
-        r"^datasets:[ \t]*(?:#.*)?\n((?:[ \t]*(?:-[ \t].*|#.*)?\n)*[ \t]*-[ \t].*\n?)", text, re.MULTILINE
-    )
     if flow:
         names = [one.strip() for one in flow.group(1).split(",") if one.strip()]
         if name in names:
-            return
-        changed = text[: flow.start()] + f"datasets: [{', '.join([*names, name])}]" + text[flow.end() :]
-    elif block:
-        names = re.findall(r"^[ \t]*-[ \t]+[\"']?([a-z0-9-]+)", block.group(1), re.MULTILINE)
-        if name in names:
-            return
-        indent = re.search(r"^([ \t]*)-", block.group(1), re.MULTILINE)
-        head = text[: block.end()]
-        added = f"{indent.group(1) if indent else ''}- {name}\n"
-        changed = (head if head.endswith("\n") else head + "\n") + added + text[block.end() :]
-    else:
+            return None
+        return text[: flow.start()] + f"datasets: [{', '.join([*names, name])}]" + text[flow.end() :]
+    block = re.search(
+        r"^datasets:[ \t]*(?:#.*)?\n((?:[ \t]*(?:-[ \t].*|#.*)?\n)*[ \t]*-[ \t].*\n?)", text, re.MULTILINE
+    )
+    if block is None:
         raise ConfigurationError(
-            f"{workspace.params_file} has no list `datasets` that could be extended: "
-            f"add {name!r} to it by hand"
+            f"{params_file} has no list `datasets` that could be extended: add {name!r} to it by hand"
         )
-    write_text(workspace.params_file, changed)
+    names = re.findall(r"^[ \t]*-[ \t]+[\"']?([a-z0-9-]+)", block.group(1), re.MULTILINE)
+    if name in names:
+        return None
+    indent = re.search(r"^([ \t]*)-", block.group(1), re.MULTILINE)
+    head = text[: block.end()]
+    added = f"{indent.group(1) if indent else ''}- {name}\n"
+    return (head if head.endswith("\n") else head + "\n") + added + text[block.end() :]
