@@ -13,7 +13,8 @@ import time
 from segue.errors import SegueError
 from segue.workspace import Workspace
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+# Every failure is told at the end, once and in short (orchestration.failures); its page in `make ui` has all of it.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def main() -> int:
@@ -50,6 +51,7 @@ def _report(workspace: Workspace, dataset: str) -> int:
 def _run(workspace: Workspace, command: str, dataset: str, overrides: list[str]) -> int:
     from assets.resources import HOST_PID
     from orchestration.definitions import defs
+    from orchestration.failures import failures
     from orchestration.instance import close_dead_runs, open_instance
     from orchestration.jobs import day_two_job_name, graph_job_name
 
@@ -65,29 +67,12 @@ def _run(workspace: Workspace, command: str, dataset: str, overrides: list[str])
             run_config={**QUIET, "resources": {"graph": {"config": {"overrides": overrides}}}},
         )
         if not result.success:
-            _explain(result)
+            for line in failures(result.all_events):
+                print(line, file=sys.stderr)
             return 1
     _adopt(workspace, dataset)
     print(f"run {result.run_id} took {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0
-
-
-def _explain(result: object) -> None:
-    from dagster import ExecuteInProcessResult
-
-    assert isinstance(result, ExecuteInProcessResult)
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            error = data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            told = (data.user_failure_data.description if data.user_failure_data else None) or (
-                error and error.message
-            )
-            print(f"error in {event.step_key}: {told}", file=sys.stderr)
-            if data.user_failure_data is None and data.error is not None:
-                print(data.error.to_string(), file=sys.stderr)
 
 
 def _adopt(workspace: Workspace, dataset: str) -> None:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from orchestration.__main__ import QUIET
+from orchestration.failures import failures
+from segue.errors import DataError
+
+
+def told(
+    assets: list[dg.AssetsDefinition], resources: dict[str, dg.ResourceDefinition] | None = None
+) -> list[str]:
+    defs = dg.Definitions(assets=assets, resources=resources, jobs=[dg.define_asset_job("everything")])
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_job_def("everything").execute_in_process(
+            instance=instance, raise_on_error=False, run_config=QUIET
+        )
+    assert not result.success
+    return list(failures(result.all_events))
+
+
+def test_what_the_user_can_mend_is_told_once_without_a_stack(capfd: pytest.CaptureFixture[str]) -> None:
+    @dg.asset
+    def refused() -> None:
+        try:
+            raise DataError("row 7 has no user: name one")
+        except DataError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+
+    @dg.asset(deps=[refused])
+    def later() -> None: ...
+
+    assert told([refused, later]) == ["error in refused: row 7 has no user: name one"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_bug_is_told_with_its_stack() -> None:
+    @dg.asset
+    def broken() -> None:
+        raise ZeroDivisionError("by nothing")
+
+    (line,) = told([broken])
+    assert line.startswith("error in broken: ")
+    assert "ZeroDivisionError: by nothing" in line
+    assert "test_failures.py" in line
+
+
+def test_a_run_that_fails_before_its_steps_is_told() -> None:
+    @dg.resource
+    def database() -> None:
+        raise RuntimeError("no such database")
+
+    @dg.asset(required_resource_keys={"database"})
+    def waiting() -> None: ...
+
+    lines = told([waiting], {"database": database})
+    assert any("no such database" in line for line in lines)
