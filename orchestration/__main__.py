@@ -28,6 +28,9 @@ def main() -> int:
     except SegueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from what is finished", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,8 +91,8 @@ def _adopt(workspace: Workspace, dataset: str) -> None:
     finished = [step.name for step in STEPS if is_up_to_date(workspace, dataset, step, params)]
     unknown = dvc.not_adopted(workspace, dataset, finished)
     if unknown:
+        print(f"dvc: adopting {len(unknown)} finished stages …", file=sys.stderr)
         dvc.adopt(workspace, dataset, unknown)
-        print(f"dvc: adopted {len(unknown)} finished stages", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
+from orchestration import __main__ as command
 from orchestration.__main__ import QUIET
 from orchestration.failures import failures
 from segue.errors import DataError
@@ -56,3 +63,26 @@ def test_a_run_that_fails_before_its_steps_is_told() -> None:
 
     lines = told([waiting], {"database": database})
     assert any("no such database" in line for line in lines)
+
+
+def test_a_step_that_was_stopped_is_no_bug() -> None:
+    @dg.asset
+    def long() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    assert told([long]) == ["long was stopped: the same command goes on from what is finished"]
+
+
+def test_a_stop_between_the_steps_leaves_no_stack(
+    monkeypatch: pytest.MonkeyPatch, workspace_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(workspace_root)
+    monkeypatch.setattr(command, "_run", stopped)
+    monkeypatch.setattr(sys, "argv", ["orchestration", "graph", "--dataset", "ml-100k"])
+    monkeypatch.setenv("SEGUE_DATASET", "ml-100k")  # which the command sets: put back after the test
+    assert command.main() == 130
+    assert capsys.readouterr().err == "stopped: the same command goes on from what is finished\n"
