@@ -152,14 +152,14 @@ def step(
 
 def _under_torchrun(nproc: int, name: str, dataset: str, overrides: list[str], *, force: bool) -> int:
     """``segue step`` in ``nproc`` processes of this machine. Returns the exit code."""
-    import subprocess
+    from segue.steps.child import run_child
 
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "segue.cli"]
     options = [part for override in overrides for part in ("--set", override)] + (
         ["--force"] if force else []
     )
     command = [sys.executable, "-m", *launcher, "step", name, "--dataset", dataset, *options]
-    return subprocess.run(command, check=False).returncode
+    return run_child(command).returncode
 
 
 @app.command()

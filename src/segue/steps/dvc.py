@@ -6,7 +6,6 @@ DVC is driven through its command line: its Python interface is not a public one
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import segue
 from segue.artifacts import MANIFEST, read_json, verify, write_json
 from segue.canonical import sha256_of, sha256_of_file
 from segue.errors import SegueError
+from segue.steps.child import run_child
 from segue.steps.registry import STEPS, Step, get
 from segue.workspace import Workspace
 
@@ -120,14 +120,8 @@ def _dvc(workspace: Workspace, arguments: Sequence[str], *, capture: bool) -> No
         "DVC_NO_ANALYTICS": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    finished = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=workspace.root,
-        env=environment,
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE if capture else None,
-        stderr=subprocess.STDOUT if capture else None,
+    finished = run_child(
+        [sys.executable, "-m", "dvc", *arguments], cwd=workspace.root, env=environment, capture=capture
     )
     if finished.returncode:
         raise SegueError(f"dvc {' '.join(arguments)} failed:\n{finished.stdout or 'see above'}")

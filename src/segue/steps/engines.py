@@ -6,7 +6,6 @@ Dagster's side lives outside the package (``orchestration``), so it is started a
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from segue.errors import ConfigurationError, SegueError
 from segue.lock import dataset_lock
 from segue.params import active_datasets, expanded, load_params
 from segue.steps import dvc
+from segue.steps.child import run_child
 from segue.steps.day_two import day_two, served_bundle
 from segue.steps.registry import STEPS
 from segue.steps.runner import is_up_to_date
@@ -70,11 +70,10 @@ def _orchestration(workspace: Workspace, arguments: Sequence[str]) -> None:
         raise ConfigurationError(
             f"{workspace.root} holds no orchestration/: run inside a checkout of the repository"
         )
-    finished = subprocess.run(
+    finished = run_child(
         [sys.executable, "-m", "orchestration", *arguments],
         cwd=workspace.root,
         env={**os.environ, "PYTHONPATH": _path_with(workspace.root)},
-        check=False,
     )
     if finished.returncode:
         raise SegueError(
