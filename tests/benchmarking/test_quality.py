@@ -13,14 +13,23 @@ import torch
 
 from benchmarks.render import render
 from segue.benchmarking import counted, ensembles, table
+from segue.benchmarking.answers import of_heads
 from segue.benchmarking.chosen import ChosenSettings, read_settings
 from segue.benchmarking.contender import Fit, Fitted
 from segue.benchmarking.contenders import CONTENDERS
 from segue.benchmarking.quality import Plan
 from segue.benchmarking.report import printed, warnings, write_quality
 from segue.benchmarking.world import World
+from segue.data.context import Vocabulary
+from segue.data.sequences import Sequences
+from segue.data.settings import ContextFeature
 from segue.errors import ConfigurationError
+from segue.evaluation.protocol import evaluate_path
+from segue.generative.path import path_of
+from segue.generative.training import train
+from segue.paths import ListRules
 from segue.workspace import Workspace
+from tests.generative import tiny as generative
 
 from . import tiny
 
@@ -170,32 +179,41 @@ def test_a_study_gives_each_model_as_many_trials(made: World, tmp_path: Path) ->
     assert again.records() == found
 
 
-def test_heads_are_those_of_the_paths_that_serve(made: World, tmp_path: Path) -> None:
-    """One decoding of all heads gives the lists that a path of each head gives."""
-    from segue.benchmarking.answers import of_heads
-    from segue.evaluation.protocol import evaluate_path
-    from segue.generative.path import GenerativePath
-    from segue.generative.training import train
-    from segue.paths import ListRules
+def in_context() -> Sequences:
+    """The same walks, of which something is said at every event."""
+    plain = generative.sequences(users=40, count=tiny.ITEMS)
+    vocabulary = Vocabulary({"area": ContextFeature(kind="category")}, {"area": ("left", "right")})
+    said = np.random.default_rng(2).integers(3, size=(len(plain.items), 1)).astype(np.int32)
+    return replace(plain, contexts=said, vocabulary=vocabulary)
 
-    chosen = tiny.CHOSEN
-    tokenizer = chosen.tokenizer_of("house", made)
-    settings: Any = chosen.settings(CONTENDERS["house"], made, None)
-    bound = made.bound(tokenizer)
+
+@pytest.mark.parametrize("context", [False, True], ids=["plain", "context"])
+def test_heads_are_those_of_the_paths_that_serve(made: World, context: bool) -> None:
+    """One decoding of all heads gives the lists that a path of each head gives."""
+    world = tiny.world(in_context()) if context else made
+    settings: Any = tiny.CHOSEN.settings(CONTENDERS["house"], world, None)
+    bound = world.bound(tiny.CHOSEN.tokenizer_of("house", world))
     model = train(
-        made.training, bound, settings, validation=None, checkpoints=None, progress=lambda line: None
+        world.training, bound, settings, validation=None, checkpoints=None, progress=lambda line: None
     ).model
-    path = GenerativePath(
-        model, bound, dense_weight=0.4, beam_width=12, dense_candidates=12, max_length=model.max_length
-    )
-    cases = made.cases("validation", None)
+    assert isinstance(model, torch.nn.Module)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # an epoch is too short for a context to matter
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    path = path_of(model, bound, world.params.decoding, dense_weight=0.4)
+    cases = world.cases("validation", None)
     rules = ListRules(filter_seen=True)
-    found = of_heads(path, bound.active.numpy())(cases, rules, 10)
+    found = of_heads(path)(cases, rules, 10)
     for head, heads in (("served", "fused"), ("code", "code"), ("dense", "dense")):
         own = evaluate_path(path.variant(heads), cases, rules, 10, 16)  # type: ignore[arg-type]
         np.testing.assert_array_equal(found[head].ranks, own.ranks)
     assert found["beam"].beam_share == found["code"].beam_share == 1.0
     assert 0 < found["dense"].beam_share < 1
+    if context:
+        silent = [replace(request, context={}) for request in cases.requests]
+        unheard = of_heads(path)(replace(cases, requests=silent), rules, 10)
+        assert (unheard["served"].ranks != found["served"].ranks).any()
 
 
 class Scorer:

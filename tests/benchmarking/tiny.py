@@ -11,6 +11,7 @@ from segue.benchmarking.chosen import ChosenSettings
 from segue.benchmarking.contenders import CONTENDERS
 from segue.benchmarking.quality import Benchmark, Plan
 from segue.benchmarking.world import World, make_world
+from segue.data.sequences import Sequences
 from segue.params import load_params
 from segue.workspace import Workspace
 from tests.generative import tiny as generative
@@ -39,13 +40,13 @@ CHOSEN = ChosenSettings(
 )
 
 
-def world(**changes: Any) -> World:
+def world(sequences: Sequences | None = None, **changes: Any) -> World:
     modalities = examples.modalities(ITEMS)
     made = make_world(
         "tiny",
         load_params(Workspace.find(), "ml-100k", ["decoding.beam_width=12", "decoding.dense_candidates=12"]),
         examples.items(modalities["text"].item_ids),
-        generative.sequences(users=40, count=ITEMS),
+        sequences or generative.sequences(users=40, count=ITEMS),
         modalities,
         examples.ENCODERS,
         **changes,

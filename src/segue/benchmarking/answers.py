@@ -6,16 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from segue.evaluation.metrics import PAD, target_ranks
 from segue.evaluation.protocol import Cases, evaluate_path
 from segue.generative.path import Candidates, GenerativePath, fused
 from segue.paths import IndexArray, ListRules, Path
-from segue.protocols import HistoryBatch
-from segue.ranking.rules import allowed_mask
 from segue.ranking.select import select
 
 SERVED = "served"
@@ -45,7 +41,7 @@ def of_path(path: Path) -> Judge:
     return judge
 
 
-def of_heads(path: GenerativePath, active: npt.NDArray[np.bool_]) -> Judge:
+def of_heads(path: GenerativePath) -> Judge:
     """Of a generative path: its lists by head.
 
     ``served``: every candidate by the fused score. ``beam``: the beam's candidates alone, by the fused score. ``code``: the
@@ -62,13 +58,7 @@ def of_heads(path: GenerativePath, active: npt.NDArray[np.bool_]) -> Judge:
         for low in range(0, len(order), together):
             rows = order[low : low + together]
             requests = [cases.requests[row] for row in rows]
-            masks = np.stack([allowed_mask(rules, request, len(active)) & active for request in requests])
-            found = path.candidates(
-                HistoryBatch.from_requests(requests, path.max_length),
-                torch.from_numpy(masks),
-                at_least=k,
-                contexts=[request.context for request in requests],
-            )
+            found = path.propose(requests, rules, at_least=k)
             items, from_beam = found.items.cpu().numpy(), found.from_beam.cpu().numpy()
             for head in heads:
                 scores, member = (each.cpu().numpy() for each in _part(found, head, path.dense_weight))

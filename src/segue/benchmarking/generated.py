@@ -58,7 +58,7 @@ def fit_generative(fit: Fit) -> Fitted:
     weight, values = choose_fusion(model, bound, world.validated, decoding)
     path = path_of(model, bound, decoding, dense_weight=weight)
     return Fitted(
-        judge=answers.of_heads(path, bound.active.numpy()),
+        judge=answers.of_heads(path),
         validation=values[weight],
         parameters=sum(each.numel() for each in model.parameters()),
         train_seconds=curve.train_seconds,

@@ -129,14 +129,21 @@ class GenerativePath:
             lists.extend(self._recommend(requests[low : low + together], k, rules))
         return lists
 
-    def _recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
+    def propose(self, requests: Sequence[Request], rules: ListRules, *, at_least: int = 1) -> Candidates:
+        """:meth:`candidates` for ``requests`` under ``rules``: all at once, with all that the model reads of a request."""
         masks = np.stack(
             [allowed_mask(rules, request, len(self._active)) & self._active for request in requests]
         )
         histories = HistoryBatch.from_requests(requests, self.max_length, self.vocabulary)
-        found = self.candidates(
-            histories, torch.from_numpy(masks), at_least=k, contexts=[request.context for request in requests]
+        return self.candidates(
+            histories,
+            torch.from_numpy(masks),
+            at_least=at_least,
+            contexts=[request.context for request in requests],
         )
+
+    def _recommend(self, requests: Sequence[Request], k: int, rules: ListRules) -> list[RankedList]:
+        found = self.propose(requests, rules, at_least=k)
         scores = fused(found, self.dense_weight).cpu().numpy()
         items, proposers = found.items.cpu().numpy(), found.proposers.cpu().numpy()
         lists = []
