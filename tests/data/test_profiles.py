@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from segue.bases import read_base
+from segue.bases import read_base, write_base
 from segue.data.profiles import init_profile
 from segue.data.readers import read_dataset
 from segue.errors import ConfigurationError, DataError
@@ -292,6 +292,7 @@ def test_shapeless_files(workspace: Workspace) -> None:
         ),
         ("datasets:\n- one", "datasets:\n- one\n- a\n"),
         ("datasets: [b, a]\n", "datasets: [b, a]\n"),
+        ('datasets: ["a"]\n', 'datasets: ["a"]\n'),
     ],
 )
 def test_the_list_of_datasets_is_extended_in_place(workspace: Workspace, before: str, after: str) -> None:
@@ -308,10 +309,42 @@ def test_shipped_profiles_load(repository: Path, name: str) -> None:
     read_base(Workspace(repository), name)
 
 
-def test_where_there_is_no_list_of_datasets_nothing_is_written(workspace: Workspace) -> None:
-    workspace.params_file.write_text("datasets: everything\n")
+@pytest.mark.parametrize(
+    "before",
+    [
+        "datasets: everything\n",
+        "other: 1\n",
+        "datasets: [\n  ml-100k,  # the demo\n  beauty,  # large\n]\n",  # the bracket would end in a comment
+    ],
+)
+def test_where_the_datasets_cannot_be_extended_nothing_is_written(workspace: Workspace, before: str) -> None:
+    workspace.params_file.write_text(before)
     with pytest.raises(ConfigurationError, match="no list `datasets` that could be extended: add 'a' to it"):
         init_profile(workspace, put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n"))
     assert not workspace.profile_file("a").exists()
     assert not workspace.base_file("a").exists()
-    assert workspace.params_file.read_text() == "datasets: everything\n"
+    assert workspace.params_file.read_text() == before
+
+
+def test_what_is_kept_of_a_dataset_outlives_its_profile(workspace: Workspace) -> None:
+    path = put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n")
+    init_profile(workspace, path)
+    kept = read_base(workspace, "a") | {"codebook": "0" * 64}
+    write_base(workspace, "a", kept)
+    workspace.profile_file("a").unlink()
+    assert init_profile(workspace, path) == [workspace.profile_file("a")]
+    assert read_base(workspace, "a") == kept
+
+
+@pytest.mark.parametrize(
+    "odd", ["first\r\nsecond: line", "a\u2028b: c", "bell\x07", "# no: comment", '"}{&*', "\x85 🎬"]
+)
+def test_whatever_cells_and_columns_hold_the_profile_can_be_read(workspace: Workspace, odd: str) -> None:
+    table = pl.DataFrame(
+        {"user_id": [odd, odd], "item_id": ["x", "y"], "timestamp": [1_500_000_000] * 2, odd: [1, 2]}
+    )
+    table.write_parquet(workspace.root / "a.parquet")
+    init_profile(workspace, workspace.root / "a.parquet", columns={"user_id": odd})
+    source = load_params(workspace, "a").data.interactions
+    assert source is not None
+    assert source.columns["user_id"] == odd

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+import yaml
 
 from segue.artifacts import write_text
 from segue.bases import KEEPABLE, write_base
@@ -39,7 +41,7 @@ def init_profile(
 
     Raises DataError where a file cannot be read, or a column that is needed could be none or several of the
     file's; the message names them and the option to pass. Raises ConfigurationError for a bad or taken name, and where
-    params.yaml has no list of datasets. Then nothing is written.
+    params.yaml has no list of datasets that can be extended. Then nothing is written. A base of that name stays as it is.
     """
     chosen_name = _check_name(workspace, name, str(interactions))
     given = dict(columns or {})
@@ -52,12 +54,14 @@ def init_profile(
     activated = _with_dataset(workspace.params_file, chosen_name) if activate else None
     profile = workspace.profile_file(chosen_name)
     write_text(profile, _render(workspace, chosen_name, events, described, ordered=ordered))
-    write_base(workspace, chosen_name, dict.fromkeys(KEEPABLE))
-    written = [profile, workspace.base_file(chosen_name)]
-    if activated is None:
-        return written
-    write_text(workspace.params_file, activated)
-    return [*written, workspace.params_file]
+    written = [profile]
+    if not workspace.base_file(chosen_name).exists():
+        write_base(workspace, chosen_name, dict.fromkeys(KEEPABLE))
+        written.append(workspace.base_file(chosen_name))
+    if activated is not None:
+        write_text(workspace.params_file, activated)
+        written.append(workspace.params_file)
+    return written
 
 
 def _check_name(workspace: Workspace, name: str | None, path: str) -> str:
@@ -143,11 +147,11 @@ def _render_table(workspace: Workspace, look: Look, first: str) -> list[str]:
     mapped = set(source.columns.values())
     if left := [column for column in look.sample.columns if column not in mapped]:
         lines.append(f"    # not used: {', '.join(_quoted(column) for column in left)}")
-    lines += [f"    # {doubt}" for doubt in look.doubts]
+    lines += [f"    # {_in_a_comment(doubt)}" for doubt in look.doubts]
     lines.append("    columns:  # our name: your name")
     for ours, theirs in source.columns.items():
         examples = look.sample[theirs].drop_nulls().head(2).to_list()
-        shown = ", ".join(str(example)[:30].replace("\n", " ") for example in examples)
+        shown = ", ".join(_in_a_comment(str(example)[:30]) for example in examples)
         lines.append(
             f"      {ours}: {_quoted(theirs)}  # such as {shown}"
             if shown
@@ -174,29 +178,48 @@ def _relative(workspace: Workspace, path: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is a YAML string
+    """As a YAML string on one line, whatever is in it."""
+    dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=sys.maxsize)
+    return dumped.strip()
+
+
+def _in_a_comment(text: str) -> str:
+    """On one line, of characters that YAML allows: cells of files hold anything."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())
 
 
 def _with_dataset(params_file: Path, name: str) -> str | None:
     """The file's text with ``name`` added to ``datasets``, its comments and everything else as they are; None where
-    it stands there already."""
+    it stands there already. Raises ConfigurationError where that is beyond us."""
     text = params_file.read_text(encoding="utf-8")
-    flow = re.search(r"^datasets:[ \t]*\[([^\]]*)\]", text, re.MULTILINE)
-    if flow:
+    by_hand = ConfigurationError(
+        f"{params_file} has no list `datasets` that could be extended: add {name!r} to it by hand"
+    )
+    before = yaml.safe_load(text)
+    if not isinstance(before, dict) or not isinstance(before.get("datasets"), list):
+        raise by_hand
+    if name in before["datasets"]:
+        return None
+    after = _extended(text, name)
+    try:
+        found = yaml.safe_load(after)
+    except yaml.YAMLError as error:
+        raise by_hand from error
+    if found != {**before, "datasets": [*before["datasets"], name]}:
+        raise by_hand
+    return after
+
+
+def _extended(text: str, name: str) -> str:
+    """``name`` after what looks like the last of ``datasets``, in brackets or behind dashes."""
+    if flow := re.search(r"^datasets:[ \t]*\[([^\]]*)\]", text, re.MULTILINE):
         names = [one.strip() for one in flow.group(1).split(",") if one.strip()]
-        if name in names:
-            return None
         return text[: flow.start()] + f"datasets: [{', '.join([*names, name])}]" + text[flow.end() :]
     block = re.search(
         r"^datasets:[ \t]*(?:#.*)?\n((?:[ \t]*(?:-[ \t].*|#.*)?\n)*[ \t]*-[ \t].*\n?)", text, re.MULTILINE
     )
     if block is None:
-        raise ConfigurationError(
-            f"{params_file} has no list `datasets` that could be extended: add {name!r} to it by hand"
-        )
-    names = re.findall(r"^[ \t]*-[ \t]+[\"']?([a-z0-9-]+)", block.group(1), re.MULTILINE)
-    if name in names:
-        return None
+        return text
     indent = re.search(r"^([ \t]*)-", block.group(1), re.MULTILINE)
     head = text[: block.end()]
     added = f"{indent.group(1) if indent else ''}- {name}\n"
