@@ -9,8 +9,8 @@ from dagster._utils.error import SerializableErrorInfo
 def failures(events: Iterable[DagsterEvent]) -> Iterator[str]:
     """Every step that failed: in its own words where the user can mend it (a :class:`dagster.Failure`, which is what a
     :class:`segue.errors.SegueError` becomes), with its stack where not.
-    Where the run failed before a step could, its
-    error. Steps that were left out because of another are not told."""
+
+    Where the run failed before a step could, its error. Steps that were left out because of another are not told."""
     failed = [event for event in events if event.is_step_failure or event.is_run_failure]
     steps = [event for event in failed if event.is_step_failure]
     for event in steps:

@@ -1,6 +1,8 @@
 """Four jobs a dataset: the whole graph, the day-two loop, the evaluation of the running experiment, and a retrain."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -9,6 +11,7 @@ from assets.factory import asset_key
 from assets.resources import Graph
 from orchestration.datasets import identifier
 from orchestration.events import materialization
+from segue.errors import SegueError
 from segue.lock import dataset_lock
 from segue.steps.day_two import day_two, retrain
 from segue.steps.registry import STEPS
@@ -65,6 +68,25 @@ def _shown(context: dg.OpExecutionContext, graph: Graph, dataset: str) -> Callab
     return run_steps
 
 
+@contextmanager
+def _in_its_own_words() -> Iterator[None]:
+    """What the user can mend stops an op as it stops an asset: with its message, and no second try."""
+    try:
+        yield
+    except SegueError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def _said(context: dg.OpExecutionContext) -> Callable[[str], None]:
+    """Into the op's log, and for whoever started the run in a terminal."""
+
+    def say(message: str) -> None:
+        context.log.info(message)
+        print(message, file=sys.stderr, flush=True)
+
+    return say
+
+
 def _day_two_job(dataset: str) -> dg.JobDefinition:
     @dg.op(
         name=f"{identifier(dataset)}__take_in_what_arrived",
@@ -72,14 +94,14 @@ def _day_two_job(dataset: str) -> dg.JobDefinition:
     )
     def take_in(context: dg.OpExecutionContext, graph: Graph) -> str:
         workspace = graph.workspace()
-
-        with dataset_lock(workspace.state(dataset), purpose="day two under Dagster"):
+        purpose = "day two under Dagster"
+        with _in_its_own_words(), dataset_lock(workspace.state(dataset), purpose=purpose):
             return day_two(
                 workspace,
                 dataset,
                 graph.params(dataset),
                 _shown(context, graph, dataset),
-                say=context.log.info,
+                say=_said(context),
             )
 
     @dg.job(
@@ -112,9 +134,9 @@ def _retrain_job(dataset: str) -> dg.JobDefinition:
     )
     def learn(context: dg.OpExecutionContext, graph: Graph) -> None:
         workspace = graph.workspace()
-
-        with dataset_lock(workspace.state(dataset), purpose="a retrain under Dagster"):
-            retrain(workspace, dataset, _shown(context, graph, dataset), say=context.log.info)
+        purpose = "a retrain under Dagster"
+        with _in_its_own_words(), dataset_lock(workspace.state(dataset), purpose=purpose):
+            retrain(workspace, dataset, _shown(context, graph, dataset), say=_said(context))
 
     @dg.job(
         name=retrain_job_name(dataset),

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.execution.plan.active import ActiveExecution
 
+from assets.resources import Graph
 from orchestration import __main__ as command
 from orchestration.__main__ import QUIET
 from orchestration.failures import failures
+from orchestration.jobs import _day_two_job, _retrain_job
 from segue.errors import DataError
 
 
@@ -39,6 +44,22 @@ def test_what_the_user_can_mend_is_told_once_without_a_stack(capfd: pytest.Captu
     def later() -> None: ...
 
     assert told([refused, later]) == ["error in refused: row 7 has no user: name one"]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("job", [_day_two_job, _retrain_job])
+def test_a_loop_that_is_refused_says_why_and_no_more(
+    job: Callable[[str], dg.JobDefinition], workspace_root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job("ml-100k").execute_in_process(
+            instance=instance,
+            resources={"graph": Graph(root=str(workspace_root))},
+            raise_on_error=False,
+            run_config=QUIET,
+        )
+    (line,) = failures(result.all_events)
+    assert re.fullmatch(r"error in ml_100k__\w+: nothing is deployed .*", line)
     assert capfd.readouterr().err == ""
 
 
@@ -74,7 +95,26 @@ def test_a_step_that_was_stopped_is_no_bug() -> None:
     assert told([long]) == ["long was stopped: the same command goes on from what is finished"]
 
 
-def test_a_stop_between_the_steps_leaves_no_stack(
+def test_a_stop_between_two_steps_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dg.asset
+    def one() -> None: ...
+
+    @dg.asset(deps=[one])
+    def two() -> None: ...
+
+    done = ActiveExecution.handle_event
+
+    def stopped_after_one(execution: ActiveExecution, event: dg.DagsterEvent) -> None:
+        done(execution, event)
+        if event.is_step_success and event.step_key == "one":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ActiveExecution, "handle_event", stopped_after_one)
+    (line,) = told([one, two])
+    assert line == "two was stopped: the same command goes on from what is finished"
+
+
+def test_a_stop_outside_of_the_run_leaves_no_stack(
     monkeypatch: pytest.MonkeyPatch, workspace_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(*_: object) -> int:
