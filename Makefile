@@ -108,7 +108,7 @@ bench-quality: setup ## the quality tables of three datasets, on SEGUE_DATA (hou
 	  for step in $(EMBEDDED); do $(BIN)/segue step $$step --dataset $$dataset; done; done
 	for dataset in $(TUNED); do $(QUALITY) --dataset $$dataset --trials 6 --models $(ALL_BUT_SLOW); done
 	$(QUALITY) --dataset amazon-beauty --validation-users 5000 --validation-gap --filter-seen yes \
-	  --models popularity,item_knn,sasrec,sasrec_content,sasrec_pair,house
+	  --models popularity,item_knn,two_tower,sasrec,sasrec_content,sasrec_pair,esasrec,hstu_items,house
 	$(BIN)/python -m benchmarks.render
 
 bench-gates: setup ## false alarms and power of the online gates, on 2,000 simulated experiments (some minutes)

@@ -13,6 +13,7 @@ HEADER = """# Measured
 
 Rendered from `benchmarks/results/*.json` by `python -m benchmarks.render`; nothing here is typed. Ratios compare what
 stood side by side in one run on one machine; seconds differ from machine to machine. No GPU but where a row names one.
+A command is spelled as the commit beside it had it, and its figures are of that commit's code.
 """
 
 

@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None, help="of one run; default: those of the profile")
     parser.add_argument("--only", nargs="+", default=None, help="some of the variants")
     arguments = parser.parse_args()
+    if arguments.users and arguments.vary == "insertion":
+        parser.error("--users is not of --vary insertion, whose lists are of all who took a withheld item")
     workspace = Workspace.find()
     world = load(workspace, arguments.dataset, arguments.epochs, arguments.device, arguments.set)
     if arguments.users:
@@ -203,7 +205,8 @@ def content_hash(
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(each.vectors).tobytes())
         digest.update(np.ascontiguousarray(each.present).tobytes())
-    return sha256_of([digest.hexdigest(), items.ids, params.decoding.described(), params.rules.described()])
+    read = [each.described() for each in (params.decoding, params.encoders, params.rules)]
+    return sha256_of([digest.hexdigest(), items.ids, *read])
 
 
 def some_users(sequences: Sequences, count: int) -> Sequences:

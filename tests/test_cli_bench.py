@@ -51,6 +51,7 @@ def test_the_gap_reaches_the_world(
         (["--set", "rules.filter_seen=false"], "it reads tokenizer, decoding, generative, cascade alone"),
         (["--out", "."], "is a folder: name a file in it"),
         (["--out", "profiles/ml-100k.yaml/x.json"], "cannot be written"),
+        (["--out", "params.yaml"], "holds no tables of this benchmark"),
     ],
 )
 def test_a_command_that_cannot_work_says_why(

@@ -77,7 +77,7 @@ def quality(
     from segue.benchmarking.chosen import ChosenSettings, read_settings
     from segue.benchmarking.contenders import CONTENDERS
     from segue.benchmarking.quality import Benchmark, Plan
-    from segue.benchmarking.report import printed, warnings, write_quality
+    from segue.benchmarking.report import default_place, printed, read_tables, warnings, write_quality
     from segue.benchmarking.world import load_world
     from segue.params import load_params
     from segue.training.device import check_device
@@ -100,7 +100,8 @@ def quality(
     if part == "validation" and out is not None:
         raise ConfigurationError("--part validation writes no results: leave --out away, or judge by test")
     check_device(device, "--device")
-    _check_out(out)
+    if part == "test":
+        read_tables(_checked(out or default_place(workspace, dataset)))
     world = load_world(
         workspace,
         dataset,
@@ -123,7 +124,7 @@ def quality(
         if written.replaced is not None:
             _say(
                 f"{written.path} held another table of {dataset}, which is replaced; for that one repeat "
-                f"`{written.replaced}`: nothing is trained again"
+                f"`{written.replaced}`: what is on record is not trained again"
             )
         print(f"wrote {written.path}")
     print(printed(world, plan, records))
@@ -146,10 +147,8 @@ def _check_overrides(overrides: list[str]) -> None:
             )
 
 
-def _check_out(out: Path | None) -> None:
+def _checked(out: Path) -> Path:
     """Raises ConfigurationError for a place that nothing can be written to, before hours of training."""
-    if out is None:
-        return
     if out.is_dir():
         raise ConfigurationError(
             f"--out {out} is a folder: name a file in it, such as {out / 'quality.json'}"
@@ -160,3 +159,4 @@ def _check_out(out: Path | None) -> None:
         raise ConfigurationError(f"--out {out} cannot be written: {error}") from error
     if not os.access(out.parent, os.W_OK):
         raise ConfigurationError(f"--out {out} cannot be written: {out.parent} is not writable")
+    return out

@@ -132,6 +132,18 @@ def test_a_lost_record_is_made_again_without_training(
     assert record["test_reads_in_all"] == 2  # and it says that it read again
 
 
+def test_a_table_of_records_says_how_often_test_was_read_by_now(made: World, tmp_path: Path) -> None:
+    """What was judged under other settings since was a look at test, too."""
+
+    def reads(half_life_days: float) -> int:
+        chosen = replace(tiny.CHOSEN, models={"popularity": {"half_life_days": half_life_days}})
+        (record,) = tiny.benchmark(tmp_path, made, chosen, models=["popularity"], seeds=(1,)).records()
+        count: int = record["test_reads_in_all"]
+        return count
+
+    assert [reads(7.0), reads(30.0), reads(7.0), reads(30.0)] == [1, 2, 2, 2]
+
+
 def test_judging_by_validation_reads_no_test_target(
     made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +326,21 @@ def test_results_of_other_datasets_stay_and_all_is_rendered(
     assert held_back["one"] == 0 < held_back["two"] <= 20
     assert "| house | served | hidden | " in page
     assert "| house | sasrec_content | ndcg@10 | " in page
+
+
+@pytest.mark.parametrize(
+    "there",
+    ["no JSON", "[]", '{"name": "gates", "rows": [{"power": 1}]}', '{"name": "quality"}'],
+)
+def test_a_file_of_something_else_is_left_alone(
+    made: World, records: list[dict[str, Any]], tmp_path: Path, there: str
+) -> None:
+    out = tmp_path / "mine.json"
+    out.write_text(there)
+    plan = Plan(models=list(CONTENDERS), seeds=(1, 2))
+    with pytest.raises(ConfigurationError, match=r"mine\.json holds .*name another file by --out"):
+        write_quality(Workspace.find(), made, plan, tiny.CHOSEN, records, [], out)
+    assert out.read_text() == there
 
 
 def test_what_is_printed_says_who_chose_and_who_won(made: World, records: list[dict[str, Any]]) -> None:

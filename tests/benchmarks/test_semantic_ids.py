@@ -96,7 +96,7 @@ def test_withheld_items_are_inserted_and_asked_for(tmp_path: Path) -> None:
     assert made["withheld"] == 3
     assert len(made["generative"]) == len(made["content_knn"]) == made["targets"] > 20
     assert np.mean(made["content_knn"]) > 0.5  # text says it all
-    assert np.mean(made["generative"]) > 0.05  # chance is 10 of 60, and a model of four epochs knows little
+    assert np.mean(made["generative"]) > 0.4  # chance is 10 of 60
     assert 0 < made["share_of_lists"] < 1
     assert 0 < made["share_for_known"] < 1
     assert made["share_of_events"] == pytest.approx(0.05, abs=0.02)

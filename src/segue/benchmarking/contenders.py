@@ -11,7 +11,17 @@ from segue.generative.settings import GenerativeSettings
 
 _TRAINING = ("training.batches", "training.loop", "training.gradients", "training.ops")
 _JUDGING = ("evaluation.protocol", "evaluation.metrics", "ranking", "benchmarking.answers")
-_SEQUENTIAL = (*_TRAINING, *_JUDGING, "benchmarking.sequential", "cascade.validation", "cascade.scorers")
+_COUNTED = (*_JUDGING, "benchmarking.counted", "cascade.alignment", "cascade.cascade")
+_SEQUENTIAL = (
+    *_TRAINING,
+    *_JUDGING,
+    "benchmarking.sequential",
+    "cascade.alignment",
+    "cascade.cascade",
+    "cascade.scorers",
+    "cascade.validation",
+)
+_CONTENT = ("encoders.collaborative", "tokenizers")  # what makes the vectors of a codebook's items
 _GENERATED = (
     *_TRAINING,
     *_JUDGING,
@@ -24,8 +34,9 @@ _GENERATED = (
     "generative.settings",
     "generative.store",
     "generative.training",
-    "tokenizers",
+    *_CONTENT,
 )
+_HOUSE = ("generative.house", "generative.neighbours", "generative.towers")
 _SASREC = Space(
     {"learning_rate": (1e-3, 8e-3, True), "dropout": (0.1, 0.6, False), "temperature": (0.05, 0.25, True)},
     {"dimensions": (64, 128)},
@@ -39,7 +50,7 @@ def _generated(name: str, *modules: str) -> Contender:
         defaults=generated.defaults(name),
         space=generated.space(name),
         fit=generated.fit_generative,
-        code=(*_GENERATED, "training.pooling", *(f"generative.{module}" for module in modules)),
+        code=(*_GENERATED, "training.pooling", *modules),
         generative=True,
     )
 
@@ -51,7 +62,7 @@ _ALL = (
         defaults=lambda _: counted.PopularitySettings(),
         space=Space({}, {"half_life_days": (None, 7.0, 30.0, 90.0, 365.0)}),
         fit=counted.fit_popularity,
-        code=(*_JUDGING, "benchmarking.counted", "cascade.popularity"),
+        code=(*_COUNTED, "cascade.popularity"),
         seeded=False,
     ),
     Contender(
@@ -63,7 +74,7 @@ _ALL = (
             {"neighbours": (50, 200, 1000), "half_life": (None, 1.0, 2.0, 5.0, 20.0)},
         ),
         fit=counted.fit_item_knn,
-        code=(*_JUDGING, "benchmarking.counted", "cascade.item_knn"),
+        code=(*_COUNTED, "cascade.item_knn"),
         seeded=False,
     ),
     Contender(
@@ -79,7 +90,7 @@ _ALL = (
             {"dimensions": (64, 128)},
         ),
         fit=sequential.fit_two_tower,
-        code=(*_SEQUENTIAL, "cascade.two_tower", "training.pooling"),
+        code=(*_SEQUENTIAL, *_CONTENT, "cascade.two_tower", "training.pooling"),
     ),
     Contender(
         name="sasrec",
@@ -95,7 +106,7 @@ _ALL = (
         defaults=sequential.content_sasrec_defaults,
         space=Space({**_SASREC.ranges, "content_scale": (0.1, 10.0, True)}, _SASREC.choices),
         fit=sequential.fit_content_sasrec,
-        code=(*_SEQUENTIAL, "cascade.sasrec", "tokenizers.fusion"),
+        code=(*_SEQUENTIAL, *_CONTENT, "cascade.sasrec"),
     ),
     Contender(
         name="sasrec_pair",
@@ -142,7 +153,16 @@ _ALL = (
             {"dimensions": (64, 128)},
         ),
         fit=sequential.fit_hstu_items,
-        code=(*_SEQUENTIAL, "generative.hstu_layer", "generative.hstu_items", "generative.layers"),
+        code=(
+            *_SEQUENTIAL,
+            "decoding",
+            "generative.hstu_items",
+            "generative.hstu_kernel",
+            "generative.hstu_layer",
+            "generative.layers",
+            "generative.settings",
+            "training.jagged",
+        ),
     ),
     Contender(
         name="cascade",
@@ -151,13 +171,20 @@ _ALL = (
             recall_per_route=world.params.cascade.recall_per_route
         ),
         fit=ensembles.fit_cascade,
-        code=(*_SEQUENTIAL, "benchmarking.ensembles", "cascade.cascade", "cascade.rank", "cascade.recall"),
+        code=(*_SEQUENTIAL, "benchmarking.ensembles", "cascade.rank", "cascade.recall"),
         needs=("sasrec", "item_knn", "two_tower", "popularity"),
     ),
-    _generated("house", "house", "towers", "neighbours"),
-    _generated("hstu", "house", "towers", "neighbours", "hstu", "hstu_layer", "hstu_kernel"),
-    _generated("tiger", "tiger"),
-    _generated("cobra", "cobra"),
+    _generated("house", *_HOUSE),
+    _generated(
+        "hstu",
+        *_HOUSE,
+        "generative.hstu",
+        "generative.hstu_kernel",
+        "generative.hstu_layer",
+        "training.jagged",
+    ),
+    _generated("tiger", "generative.tiger"),
+    _generated("cobra", "generative.cobra"),
 )
 
 CONTENDERS = {each.name: each for each in _ALL}

@@ -37,6 +37,7 @@ from segue.training.study import TrialHandle, run_study
 
 K = 10  # the length of a list
 _TUNING_SEED = 17
+_READS = "test_reads.json"
 _WHERE = {"device", "threads"}  # of settings: they name the machine, not the model
 
 
@@ -204,6 +205,8 @@ class Benchmark:
         if file.is_file():
             found = read_json(file)
             assert isinstance(found, dict)
+            if plan.part == "test":  # other settings may have read it since
+                found["test_reads_in_all"] = max(found["test_reads_in_all"], self._reads(one, seed))
             return found
         self._progress(f"{one.name}, seed {seed}: begins")
         fitted = self._fit(one, settings, self._fit_folder(one, settings))
@@ -252,15 +255,25 @@ class Benchmark:
                 )
         return found
 
+    def _reads(self, one: Contender, seed: int) -> int:
+        """How often the test part was read for this contender and seed, under whatever settings."""
+        return self._all_reads().get(_seeded(one, seed), 0)
+
     def _count_read(self, one: Contender, seed: int) -> int:
-        """How often the test part was read for this contender and seed, under whatever settings, this time included."""
-        file = self._folder / "test_reads.json"
+        """The same, this time included."""
+        count = self._reads(one, seed) + 1
+        write_json(self._folder / _READS, {**self._all_reads(), _seeded(one, seed): count})
+        return count
+
+    def _all_reads(self) -> dict[str, int]:
+        file = self._folder / _READS
         found = read_json(file) if file.is_file() else {}
         assert isinstance(found, dict)
-        name = f"{one.name}, seed {seed}"
-        count = int(found.get(name, 0)) + 1
-        write_json(file, {**found, name: count})
-        return count
+        return found
+
+
+def _seeded(one: Contender, seed: int) -> str:
+    return f"{one.name}, seed {seed}"
 
 
 def _described(settings: Settings) -> dict[str, Any]:

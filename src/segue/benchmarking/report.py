@@ -14,6 +14,7 @@ from segue.benchmarking import provenance, table
 from segue.benchmarking.chosen import ChosenSettings
 from segue.benchmarking.quality import Plan
 from segue.benchmarking.world import World
+from segue.errors import ArtifactError, ConfigurationError
 from segue.workspace import Workspace
 
 NAME = "quality"
@@ -22,6 +23,7 @@ DESCRIPTION = (
     "catalogue. A mean is over seeds; its interval is a user-level bootstrap interval."
 )
 _FEW = 100  # users, whose NDCG@10 is hardly a figure
+_ELSEWHERE = "name another file by --out, or move that one away"
 _KEPT = ("rows", "means", "paired", "runs")
 
 
@@ -29,6 +31,25 @@ _KEPT = ("rows", "means", "paired", "runs")
 class Written:
     path: Path
     replaced: str | None  # the command whose table of the same dataset stood there, where it was another one
+
+
+def default_place(workspace: Workspace, dataset: str) -> Path:
+    return workspace.reports(dataset) / f"{NAME}.json"
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What stands at ``path``; nothing where there is no file. Raises ConfigurationError for a file of something else."""
+    if not path.is_file():
+        return {}
+    try:
+        found = read_json(path)
+    except ArtifactError as error:
+        raise ConfigurationError(
+            f"{path} holds no tables of this benchmark ({error}): {_ELSEWHERE}"
+        ) from error
+    if not isinstance(found, dict) or found.get("name") != NAME or not all(name in found for name in _KEPT):
+        raise ConfigurationError(f"{path} holds something else than tables of this benchmark: {_ELSEWHERE}")
+    return found
 
 
 def write_quality(
@@ -44,9 +65,8 @@ def write_quality(
 
     ``rows`` are by seed, ``means`` over seeds, ``paired`` by user on the means; ``runs`` say how each dataset's were made.
     """
-    path = out or workspace.reports(world.dataset) / f"{NAME}.json"
-    found = read_json(path) if path.is_file() else {}
-    assert isinstance(found, dict)
+    path = out or default_place(workspace, world.dataset)
+    found = read_tables(path)
     now: dict[str, list[dict[str, Any]]] = {
         "rows": table.rows(records),
         "means": table.means(records),
@@ -116,7 +136,7 @@ def _run(
             "cores": os.cpu_count(),
             "test_reads": "once a model and seed"
             if reads <= 1
-            else f"once a model and seed for these figures; up to {reads} times under other settings or code before",
+            else f"once a model and seed for these figures; up to {reads} times in all, under other settings or code",
         },
         "models": [
             {

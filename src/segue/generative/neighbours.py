@@ -23,8 +23,12 @@ COUNT: Final = 20  # of neighbours
 TEMPERATURE: Final = 0.1  # of a cosine of content
 # The power of a mean's length that is kept; 0: none, so that every mean counts as a known item.
 AGREEMENT: Final = 1 / 3
-COSINES: Final = 2_000_000_000  # that a search may take; known items at even distances are looked at where it would take more
-LEAST: Final = 2_000  # known items that are looked at, however many items look for neighbours
+COSINES: Final = (
+    2_000_000_000  # that a search takes; known items at even distances are looked at where it would take more
+)
+LEAST: Final = (
+    2_000  # known items that are looked at at least: beyond a million that look for neighbours it takes more
+)
 _CELLS: Final = 16_777_216  # cosines that are held at once
 
 
@@ -40,8 +44,8 @@ class Neighbours:
     def find(cls, content: Tensor, present: Tensor, known: Tensor) -> Neighbours | None:
         """Of all items that are not ``known`` [N] bool, by the cosine of ``content`` [N, D].
 
-        Nobody is near an item whose content is not ``present`` [N] bool: known items at even distances stand in for it alike.
-        They agree on little, so it is seldom listed. None where every item is known, or no known one has content."""
+        Nobody is near an item whose content is not ``present`` [N] bool: known items at even distances stand in for it alike,
+        and for all such items the same ones. None where every item is known, or no known one has content."""
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(content.device.type, enabled=False):
             present = present & (content != 0).any(dim=1)
             items, sources = torch.nonzero(~known).flatten(), torch.nonzero(known & present).flatten()
