@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue import artifacts
-from segue.artifacts import ArtifactError, commit, read_manifest, temporary_folder, verify
+from segue.artifacts import ArtifactError, commit, read_manifest, temporary_folder, verify, write_text
 
 
 def make(folder: Path, files: dict[str, bytes]) -> artifacts.Manifest:
@@ -125,3 +125,19 @@ def test_manifest_says_nothing_of_time_or_host(tmp_path: Path) -> None:
         "inputs",
         "code_version",
     }
+
+
+def test_a_text_that_cannot_be_put_in_its_place_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(IsADirectoryError) as folder:
+        write_text(tmp_path, "text")
+    assert folder.value.filename == str(tmp_path)  # and no temporary name
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(PermissionError):
+        write_text(tmp_path / "a.txt", "text")
+    assert not list(tmp_path.iterdir())

@@ -44,6 +44,22 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["policy", "power", "hybrid", "--users-per-day", "500"], "--sd ctr=VALUE"),
         (["advise"], "answers are missing: monthly_users"),
         (["policy", "lint", "--set", "@absent.yaml"], "absent.yaml is missing"),
+        (["policy", "lint", "--set", "@/"], "/ cannot be read: Is a directory"),
+        (["status", "-d", "../params"], "'../params' is no name of a dataset"),
+        (["keep", "--nothing", "-d", ""], "'' is no name of a dataset"),
+        (["keep", "--nothing", "--retrain"], "give one of them"),
+        (
+            ["run", "--set", "generative.model=nope"],
+            "generative.model is 'nope', which nothing provides (models: house",
+        ),
+        (["run", "--set", "tokenizer.name=nope"], "there is no tokenizer 'nope'"),
+        (["run", "--set", "encoders.text_model=nope"], "there is no text encoder 'nope'"),
+        (["run", "--set", "encoders.image_model=nope"], "there is no image encoder 'nope'"),
+        (["step", "ingest", "--nproc", "2"], "ingest runs in one process"),
+        (["step", "refit", "--nproc", "2", "--set", "generative.dropout=7"], "generative.dropout"),
+        (["init", "gone/away.csv", "--separator", ""], "--separator is empty"),
+        (["recommend", "--users", "/", "--out", "o.parquet"], "nothing is deployed"),
+        (["store", "erase", ""], "the user_id is empty"),
         (["policy", "power", "full", "--users-per-day", "500", "--sd", "ctr"], "metric=number"),
         (["policy", "power", "hybrid", "--users-per-day", "500", "--expect", "bogus=3"], "--expect bogus"),
     ],
@@ -72,6 +88,37 @@ def test_status_before_any_deployment_is_one_line(workspace_root: Path) -> None:
     assert finished.returncode == 0
     assert finished.stdout.count("\n") == 1
     assert "nothing is deployed for ml-100k yet: bootstrap comes first" in finished.stdout
+
+
+def test_status_before_any_deployment_is_json_where_json_is_asked_for(workspace_root: Path) -> None:
+    finished = segue("status", "--json", root=workspace_root)
+    assert finished.returncode == 0
+    assert json.loads(finished.stdout)["deployment"] is None
+
+
+def test_an_empty_ledger_says_so(workspace_root: Path) -> None:
+    finished = segue("ledger", root=workspace_root)
+    assert (finished.returncode, finished.stdout) == (0, "")
+    assert "the ledger of ml-100k has no entry yet" in finished.stderr
+
+
+def test_arguments_are_explained(workspace_root: Path) -> None:
+    assert (
+        "A step of the graph; `segue steps` lists them" in segue("step", "--help", root=workspace_root).stdout
+    )
+
+
+def test_files_that_are_no_text_and_sections_that_are_missing_are_named(workspace_root: Path) -> None:
+    profile = workspace_root / "profiles" / "mine.yaml"
+    profile.write_bytes('data: {title: "Café"}\n'.encode("latin-1"))
+    assert (
+        "mine.yaml is no UTF-8 text: save it as UTF-8"
+        in segue("steps", "-d", "mine", root=workspace_root).stderr
+    )
+    profile.write_text("data: {}\nvalidation: {}\n")
+    told = segue("steps", "-d", "mine", root=workspace_root).stderr
+    assert "lacks the sections splits, encoders, " in told
+    assert told.count("`splits: {}`") == told.count("`serving: {}`") == 1
 
 
 def test_keep_nothing_writes_an_empty_base(workspace_root: Path) -> None:

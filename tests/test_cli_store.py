@@ -60,6 +60,8 @@ def test_retention_and_erasure(path: Path) -> None:
     told = typed("erase", "u00")
     assert "events     1 rows removed" in told
     assert "segue keep --retrain" in told
+    assert "nothing was known" not in told
+    assert "nothing was known of 'nobody' here: is it written as in the data?" in typed("erase", "nobody")
     assert "kept from now on" in typed("readmit", "u00")
     assert "had not been erased" in typed("readmit", "u00")
     with pytest.raises(ConfigurationError, match="nothing to prune"):

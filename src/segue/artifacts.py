@@ -7,6 +7,7 @@ it does not understand. Manifests hold nothing that differs from run to run: no 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -143,12 +144,18 @@ def replace_folder(source: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing: to a temporary name, flushed to disk, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:

@@ -22,7 +22,7 @@ from segue.cli_store import app as store_app
 from segue.cli_traffic import register as register_traffic
 from segue.cli_watch import watch
 from segue.errors import ConfigurationError, SegueError
-from segue.workspace import Workspace
+from segue.workspace import Workspace, check_name
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,6 +73,11 @@ def main() -> None:
     except SegueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # of no file that a person named
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _known(dataset: str) -> Workspace:
@@ -90,6 +95,7 @@ def _recorded(dataset: str) -> Workspace:
     from segue.steps.operations import is_known
 
     workspace = Workspace.find()
+    check_name(dataset)
     try:
         load_params(workspace, dataset)
     except ConfigurationError as error:
@@ -133,16 +139,16 @@ def step(
     """Run one step; its inputs must be there."""
     from segue.params import load_params
     from segue.steps.registry import BY_NAME
-    from segue.steps.runner import run_step
+    from segue.steps.runner import check_together, run_step
 
     if name not in BY_NAME:
         raise ConfigurationError(f"there is no step {name!r}; steps: {', '.join(BY_NAME)}")
-    if nproc > 1:
-        raise typer.Exit(_under_torchrun(nproc, name, dataset, overrides or [], force=force))
     workspace = Workspace.find()
-    outcome = run_step(
-        workspace, dataset, name, load_params(workspace, dataset, overrides or []), force=force, engine=engine
-    )
+    params = load_params(workspace, dataset, overrides or [])
+    if nproc > 1:
+        check_together(BY_NAME[name])
+        raise typer.Exit(_under_torchrun(nproc, name, dataset, overrides or [], force=force))
+    outcome = run_step(workspace, dataset, name, params, force=force, engine=engine)
     if outcome.status == "joined":  # the first process speaks for all
         return
     words = {"ran": "done", "up_to_date": "up to date", "no_change": "no change", "refused": "refused"}
@@ -268,6 +274,8 @@ def keep(
     from segue.bases import KEEPABLE, write_base
     from segue.steps.day_two import keep_served
 
+    if nothing and retrain:
+        raise ConfigurationError("--nothing keeps nothing, --retrain all but the weights: give one of them")
     workspace = _known(dataset)
     if nothing:
         write_base(workspace, dataset, dict.fromkeys(KEEPABLE))
@@ -399,12 +407,12 @@ def status(
     from segue.steps.status import told
 
     found = deployment_status(_recorded(dataset), dataset)
-    if found["deployment"] is None:
+    if as_json:
+        _print(found)
+    elif found["deployment"] is None:
         print(
             f"nothing is deployed for {dataset} yet: bootstrap comes first (`segue run --dataset {dataset}`)"
         )
-    elif as_json:
-        _print(found)
     else:
         for line in told(found):
             print(line)
@@ -416,8 +424,13 @@ def ledger(dataset: Dataset = DEFAULT) -> None:
     """Every entry of the ledger, after its hash chain was verified; `segue history` is the same."""
     from segue.steps.operations import history
 
-    for line in history(_recorded(dataset), dataset):
+    lines = list(history(_recorded(dataset), dataset))
+    for line in lines:
         print(line)
+    if not lines:
+        _warn(
+            f"the ledger of {dataset} has no entry yet: bootstrap writes the first (`segue run --dataset {dataset}`)"
+        )
 
 
 @app.command()

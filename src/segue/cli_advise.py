@@ -56,13 +56,15 @@ def advise(
             "Use": f"segue run --dataset {dataset} --set @FILE, or copy the section into profiles/{dataset}.yaml",
         },
     )
-    if out is not None:
-        write_text(out, plan)
     if as_json:
         print(json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False))
-        return
-    print(as_text(found, table))
-    print(f"\nwrote {page}" + ("" if out is None else f"\nwrote {out}: segue run -d {dataset} --set @{out}"))
+    else:
+        print(as_text(found, table))
+        print(f"\nwrote {page}")
+    if out is not None:
+        write_text(out, plan)
+        if not as_json:
+            print(f"wrote {out}: segue run -d {dataset} --set @{out}")
 
 
 def _can_ask(*, as_json: bool) -> bool:

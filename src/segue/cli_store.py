@@ -94,10 +94,12 @@ def erase(
 ) -> None:
     """Erase a user: store, appended events, kept splits, and every later ingestion. No later data bring them back."""
     from segue.params import load_params
-    from segue.steps.erasing import erase_user
+    from segue.steps.erasing import Swept, erase_user
 
     workspace = Workspace.find()
     load_params(workspace, dataset)
+    if not user:
+        raise ConfigurationError("the user_id is empty: name whom to erase")
     erased = erase_user(workspace, dataset, user)
     for table, count in erased.rows.items():
         print(f"{table:10} {count} rows removed")
@@ -106,6 +108,13 @@ def erase(
     else:
         print(f"appended   {erased.swept.appended_rows} rows removed")
         print(f"kept       {erased.swept.kept_splits} copies of the splits rewritten")
+    if not any(erased.rows.values()) and (
+        erased.swept is None or erased.swept == Swept(appended_rows=0, kept_splits=0)
+    ):
+        print(
+            f"nothing was known of {user!r} here: is it written as in the data? It is barred from now on "
+            "(`segue store readmit` takes that back)"
+        )
     print(
         f"next: `segue run --dataset {dataset}` makes data/{dataset}/ anew without them. Kept weights were trained "
         "before: `segue keep --retrain` lets them go. docs/store.md says what is yours to erase"

@@ -30,7 +30,7 @@ from segue.ranking.settings import RuleSettings
 from segue.serving.settings import ServingSettings
 from segue.settings import Settings
 from segue.tokenizers.settings import DriftSettings, SemanticIdSettings, TokenizerSettings
-from segue.workspace import Workspace
+from segue.workspace import Workspace, check_name
 
 FILE_MARK: Final = "@"  # an override that begins with it names a file
 
@@ -70,18 +70,20 @@ def load_params(
 
     Raises ConfigurationError naming the file, or the override and its ``origin``, and the key that is unknown or wrong.
     """
-    defaults = _read(workspace.params_file)
-    profile_file = workspace.profile_file(dataset)
+    defaults = read_sections(workspace.params_file)
+    profile_file = workspace.profile_file(check_name(dataset))
     if not profile_file.is_file():
         known = ", ".join(sorted(path.stem for path in profile_file.parent.glob("*.yaml"))) or "none"
         raise ConfigurationError(
             f"there is no profile {profile_file} (profiles: {known}); `segue init` writes one from your table"
         )
-    profile = _read(profile_file)
+    profile = read_sections(profile_file)
     defaults.pop("datasets", None)
-    for section in SECTIONS:
-        if section not in profile:
-            raise ConfigurationError(f"{profile_file} lacks the section {section!r}: add `{section}: {{}}`")
+    if missing := [section for section in SECTIONS if section not in profile]:
+        raise ConfigurationError(
+            f"{profile_file} lacks the section{'s' if len(missing) > 1 else ''} {', '.join(missing)}: "
+            f"add {', '.join(f'`{section}: {{}}`' for section in missing)}, a line each"
+        )
     layers = [
         (workspace.params_file.name, defaults),
         (f"{profile_file.parent.name}/{profile_file.name}", profile),
@@ -124,14 +126,25 @@ def expanded(overrides: Iterable[str]) -> list[str]:
 
 def active_datasets(workspace: Workspace) -> tuple[str, ...]:
     """The datasets that ``dvc repro`` runs: the list ``datasets`` of ``params.yaml``."""
-    return tuple(_read(workspace.params_file).get("datasets", ()))
+    named = read_sections(workspace.params_file).get("datasets", ())
+    for one in named:
+        if not isinstance(one, str):
+            raise ConfigurationError(
+                f"{workspace.params_file}: datasets holds {one!r}, which YAML takes for no text: put it in quotes"
+            )
+    return tuple(named)
 
 
-def _read(path: Any) -> dict[str, Any]:
+def read_sections(path: Path) -> dict[str, Any]:
+    """A YAML file of sections. Raises ConfigurationError where it is missing, cannot be read, or is anything else."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigurationError(f"{path} is missing") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is no UTF-8 text: save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(value, dict):
@@ -154,7 +167,7 @@ def _layer(override: str, origin: str) -> dict[str, Any]:
     if not override.startswith(FILE_MARK):
         return _parse_override(override, origin)
     path = Path(override.removeprefix(FILE_MARK)).expanduser()
-    layer = _read(path)
+    layer = read_sections(path)
     for section, values in layer.items():
         if not isinstance(values, Mapping):
             raise ConfigurationError(f"{path}: section {section!r} must be a mapping of keys")

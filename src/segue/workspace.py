@@ -9,10 +9,23 @@ reports/<dataset>/                                             pages for people
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from segue.errors import ConfigurationError
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def check_name(dataset: str) -> str:
+    """``dataset``, whose name is part of many paths. Raises ConfigurationError for one that leads elsewhere."""
+    if not _NAME.fullmatch(dataset):
+        raise ConfigurationError(
+            f"{dataset!r} is no name of a dataset: it begins with a letter or digit, and holds letters, digits, - _ . alone"
+        )
+    return dataset
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,28 @@ def test_a_folder_of_parts_is_appended_as_one(workspace: Workspace) -> None:
     assert read_landed(workspace, "shop", "interactions")[0]["user_id"].to_list() == ["u3", "u4"]
 
 
+def test_a_folder_may_be_named_from_where_one_stands(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace.root / "new" / "parts").mkdir(parents=True)
+    put(workspace, "new/parts/1.csv", "who;what;when\nu3;a;5000\n")
+    monkeypatch.chdir(workspace.root)
+    assert append(workspace, "shop", PARAMS, Path("new/parts"), None)["interactions"]["rows"] == 1
+    assert append(workspace, "shop", PARAMS, Path("./new/../new/parts"), None)["interactions"]["rows"] == 1
+
+
+def test_a_column_that_the_dataset_has_and_the_file_has_not_is_to_be_added(workspace: Workspace) -> None:
+    mapped = {"path": "items.csv", "columns": {"item_id": "item_id", "title": "title", "price": "cost"}}
+    params = make_params(interactions=PARAMS.data.interactions.model_dump(), catalogue=mapped)  # type: ignore[union-attr]
+    message = r"more\.csv: no column 'cost' for price; it has 'item_id', 'title': add it, empty where"
+    with pytest.raises(DataError, match=message):
+        append(workspace, "shop", params, None, put(workspace, "more.csv", "item_id,title\nc,Cheese\n"))
+    taken = append(
+        workspace, "shop", params, None, put(workspace, "more.csv", "item_id,title,cost\nc,Cheese,\n")
+    )
+    assert taken["items"]["rows"] == 1
+
+
 def test_an_ending_that_lies_is_named_or_seen_through(workspace: Workspace) -> None:
     with pytest.raises(
         DataError, match=r"more\.parquet is no Parquet file: give it the ending of what it is"

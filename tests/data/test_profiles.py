@@ -261,7 +261,7 @@ def test_a_name_of_the_workspaces_own_files_is_refused(workspace: Workspace, nam
 
 def test_names(workspace: Workspace) -> None:
     path = put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n")
-    for name in ("../up", "UPPER", "a b", ""):
+    for name in ("../up", "UPPER", "a b", "", "-", "--help", "a" * 101):
         with pytest.raises(ConfigurationError, match="no name for a dataset"):
             init_profile(workspace, path, name=name)
     init_profile(workspace, path)
@@ -319,7 +319,7 @@ def test_shipped_profiles_load(repository: Path, name: str) -> None:
 )
 def test_where_the_datasets_cannot_be_extended_nothing_is_written(workspace: Workspace, before: str) -> None:
     workspace.params_file.write_text(before)
-    with pytest.raises(ConfigurationError, match="no list `datasets` that could be extended: add 'a' to it"):
+    with pytest.raises(ConfigurationError, match='no list `datasets` that could be extended: add "a" to it'):
         init_profile(workspace, put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n"))
     assert not workspace.profile_file("a").exists()
     assert not workspace.base_file("a").exists()
@@ -348,3 +348,28 @@ def test_whatever_cells_and_columns_hold_the_profile_can_be_read(workspace: Work
     source = load_params(workspace, "a").data.interactions
     assert source is not None
     assert source.columns["user_id"] == odd
+
+
+@pytest.mark.parametrize("name", ["2024", "no", "1e5"])
+def test_a_name_that_yaml_takes_for_something_else_is_put_in_quotes(workspace: Workspace, name: str) -> None:
+    path = put(workspace, f"{name}.csv", "user_id,item_id,timestamp\n1,2,1500000000\n")
+    assert init_profile(workspace, path)[0] == workspace.profile_file(name)
+    assert active_datasets(workspace)[-1] == name
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"user_id": "item_id", "item_id": "item_id"},
+            "--user-column and --item-column name the same column",
+        ),
+        ({"user_id": "none"}, "--user-column is 'none', but every event has one"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(
+    workspace: Workspace, columns: dict[str, str], message: str
+) -> None:
+    path = put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n1,3,1500000000\n")
+    with pytest.raises(DataError, match=message):
+        init_profile(workspace, path, columns=columns)

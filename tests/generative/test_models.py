@@ -288,8 +288,6 @@ def test_without_a_dense_head_there_is_one_weight_and_one_head() -> None:
     assert not isinstance(model, DenseHead)
     decoding = DecodingSettings(beam_width=24, dense_candidates=24)
     assert set(choose_fusion(model, bound, data, decoding)[1]) == {0.0}
-    with pytest.raises(ConfigurationError, match="fusion_grid"):
-        choose_fusion(model, bound, data, DecodingSettings(fusion_grid=(2.0,)))
     with pytest.raises(ConfigurationError, match="TigerModel has no dense head: its weight must be 0"):
         validation_ndcg(model, bound, data, decoding, weights=(0.0, 0.5))
 

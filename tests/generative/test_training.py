@@ -58,8 +58,6 @@ def test_the_fusion_weight_is_the_best_of_the_grid() -> None:
         tiny.model(bound), bound, data, DecodingSettings(fusion_grid=(0.0, 0.5, 1.0))
     )
     assert values[weight] == max(values.values())
-    with pytest.raises(ConfigurationError, match="fusion_grid"):
-        choose_fusion(tiny.model(bound), bound, data, DecodingSettings(fusion_grid=(2.0,)))
     with pytest.raises(DataError, match="no regular user has a validation target"):
         choose_fusion(tiny.model(bound), bound, data.training_part(), DecodingSettings())
 

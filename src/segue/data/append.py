@@ -29,6 +29,7 @@ from segue.data.sources import (
     CATALOGUE_SCHEMA,
     Kind,
     canonicalize,
+    find_column,
     find_mapping,
     first_lines,
     is_parquet,
@@ -194,7 +195,7 @@ def _read_events(path: Path, settings: DataSettings) -> pl.DataFrame:
 
 
 def _read_appended(path: Path, kind: Kind, settings: DataSettings) -> pl.DataFrame:
-    whole = path.expanduser()
+    whole = path.expanduser().absolute()
     if not whole.is_dir():
         return _read_one(str(whole), kind, settings)
     parts = list_files(TableSource(path=str(whole)), kind, whole.parent)
@@ -222,6 +223,7 @@ def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
         if find_mapping(frame.columns, candidate.columns, kind):
             if kind == "interactions" and (candidate is ours or not _is_csv(source)):
                 candidate = _guess_unit(frame, candidate)
+            _refuse_missing(frame, candidate, name)
             table = canonicalize(frame, candidate, kind, name)
             if kind == "interactions" and settings.context:
                 table = table.with_columns(pack(frame, settings.context, name, lenient=True))
@@ -237,6 +239,16 @@ def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
         mapped = (source.columns.get(column) for column in (Interactions.USER, Interactions.ITEM))
         needed.append(" and ".join(repr(column) for column in mapped if column))
     raise DataError(f"{name} has the columns {', '.join(map(repr, found))}; it needs {', or '.join(needed)}")
+
+
+def _refuse_missing(frame: pl.DataFrame, source: TableSource, name: str) -> None:
+    """Raises DataError for a column that the dataset has and the file has not."""
+    for ours, theirs in source.columns.items():
+        if find_column(frame, theirs) is None:
+            raise DataError(
+                f"{name}: no column {theirs!r} for {ours}; it has {', '.join(map(repr, frame.columns))}: "
+                "add it, empty where there is nothing to say"
+            )
 
 
 def _is_in_our_names(columns: Sequence[str], source: TableSource) -> bool:

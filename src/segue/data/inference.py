@@ -56,6 +56,15 @@ def look_at_interactions(
     found = {
         name: _check_given(name, column, frame, path) for name, column in given.items() if column != NOTHING
     }
+    for name in (Interactions.USER, Interactions.ITEM):
+        if given.get(name) == NOTHING and NOTHING not in frame.columns:
+            raise DataError(
+                f"{OPTIONS[name]} is {NOTHING!r}, but every event has one: name a column of {path}"
+            )
+    for column in found.values():
+        if len(same := [name for name, each in found.items() if each == column]) > 1:
+            asked = " and ".join(OPTIONS[name] for name in same)
+            raise DataError(f"{asked} name the same column {column!r} of {path}: each is a column of its own")
     doubts: list[str] = []
     for name, tiers in INTERACTION_NAMES.items() if source.has_header else ():
         if name in given:
@@ -111,7 +120,7 @@ def _refuse(
     header = "" if source.has_header else " (it has no header, so its columns are counted from 1)"
     raise DataError(
         f"{source.path}{header}: cannot tell which column is {name}{why}; "
-        f"it could be {', '.join(shown) or 'none'}: pass {OPTIONS[name]}{none}"
+        f"{'it could be ' + ', '.join(shown) if shown else 'no column is left'}: pass {OPTIONS[name]}{none}"
     )
 
 

@@ -15,11 +15,11 @@ from segue.bases import KEEPABLE, write_base
 from segue.data.inference import OPTIONS, Look, look_at_catalogue, look_at_interactions
 from segue.data.sniffing import sniff
 from segue.errors import ConfigurationError
-from segue.params import SECTIONS
+from segue.params import SECTIONS, read_sections
 from segue.schema import Catalogue, Interactions
 from segue.workspace import Workspace
 
-_NAME: Final = re.compile(r"[a-z0-9-]+")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 
 def init_profile(
@@ -44,6 +44,8 @@ def init_profile(
     params.yaml has no list of datasets that can be extended. Then nothing is written. A base of that name stays as it is.
     """
     chosen_name = _check_name(workspace, name, str(interactions))
+    if separator == "":
+        raise ConfigurationError("--separator is empty: leave it away to have it guessed")
     given = dict(columns or {})
     if unknown := sorted(set(given) - set(OPTIONS)):
         raise ConfigurationError(f"columns may name {', '.join(OPTIONS)}, not {unknown[0]!r}")
@@ -70,7 +72,8 @@ def _check_name(workspace: Workspace, name: str | None, path: str) -> str:
         name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{name!r} is no name for a dataset: use a-z, 0-9 and hyphens, such as `--name my-shop`"
+            f"{name!r} is no name for a dataset: use a-z, 0-9 and hyphens (at most 100, none first), such as "
+            "`--name my-shop`"
         )
     if (taken := workspace.root / f"{name}.yaml") in (workspace.params_file, workspace.root / "dvc.yaml"):
         raise ConfigurationError(
@@ -191,16 +194,18 @@ def _in_a_comment(text: str) -> str:
 def _with_dataset(params_file: Path, name: str) -> str | None:
     """The file's text with ``name`` added to ``datasets``, its comments and everything else as they are; None where
     it stands there already. Raises ConfigurationError where that is beyond us."""
-    text = params_file.read_text(encoding="utf-8")
     by_hand = ConfigurationError(
-        f"{params_file} has no list `datasets` that could be extended: add {name!r} to it by hand"
+        f"{params_file} has no list `datasets` that could be extended: add {_quoted(name)} to it by hand"
     )
-    before = yaml.safe_load(text)
-    if not isinstance(before, dict) or not isinstance(before.get("datasets"), list):
+    before = read_sections(params_file)
+    if not isinstance(before.get("datasets"), list):
         raise by_hand
     if name in before["datasets"]:
         return None
-    after = _extended(text, name)
+    # YAML takes a bare 2024 for a number, and a bare no for false.
+    after = _extended(
+        params_file.read_text(encoding="utf-8"), name if yaml.safe_load(name) == name else _quoted(name)
+    )
     try:
         found = yaml.safe_load(after)
     except yaml.YAMLError as error:

@@ -205,7 +205,7 @@ def canonicalize(
     schema = INTERACTIONS_SCHEMA if kind == "interactions" else CATALOGUE_SCHEMA
     columns: list[pl.Series] = []
     for ours, type_ in types.items():
-        theirs = _find_column(frame, source.columns.get(ours, ours))
+        theirs = find_column(frame, source.columns.get(ours, ours))
         if theirs is None:
             if ours in source.columns or ours in REQUIRED[kind]:
                 raise DataError(
@@ -261,7 +261,7 @@ def _cut_otherwise(frame: pl.DataFrame, source: TableSource, where: str) -> str 
     )
 
 
-def _find_column(frame: pl.DataFrame, name: str) -> str | None:
+def find_column(frame: pl.DataFrame, name: str) -> str | None:
     if name in frame.columns:
         return name
     similar = [column for column in frame.columns if column.lower() == name.lower()]

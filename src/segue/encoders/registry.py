@@ -58,6 +58,15 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*BUILT_IN, *entry_points(group=GROUP).names}))
 
 
+def check_encoders(settings: EncoderSettings) -> None:
+    """Raises ConfigurationError where ``settings`` name an encoder that there is not; loads none."""
+    text, image = settings.text_model, settings.image_model
+    if text not in names() and not Path(text).is_dir():
+        raise _unknown("text", text)
+    if image not in names() and Path(image).suffix != ".onnx":
+        raise _unknown("image", image)
+
+
 def text_encoder(settings: EncoderSettings) -> TextEncoder:
     """The encoder that ``settings.text_model`` names: a registered one, or a sentence-transformers folder.
 
@@ -96,14 +105,18 @@ def file_encoder(kind: FileKind, name: str, settings: EncoderSettings) -> FileEn
 
 def _load(name: str, kind: Kind, settings: EncoderSettings) -> object:
     if name not in names():
-        raise ConfigurationError(
-            f"there is no {kind} encoder {name!r} (known: {', '.join(names())})" + _ALSO.get(kind, "")
-        )
+        raise _unknown(kind, name)
     entry = _entry(name)
     if entry.kind != kind:
         raise ConfigurationError(f"the encoder {name!r} reads {entry.kind}, not {kind}: name another")
     made: object = entry.load(settings)
     return made
+
+
+def _unknown(kind: Kind, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"there is no {kind} encoder {name!r} (known: {', '.join(names())})" + _ALSO.get(kind, "")
+    )
 
 
 def _entry(name: str) -> EncoderEntry:

@@ -42,12 +42,17 @@ def model_factory(name: str) -> ModelFactory:
         module, cls = _BUILT_IN[name]
         built_in: ModelFactory = getattr(import_module(module), cls)
         return built_in
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in found:
+    check_model(name)
+    factory: ModelFactory = entry_points(group=GROUP)[name].load()
+    return factory
+
+
+def check_model(name: str) -> None:
+    """Raises ConfigurationError where there is no model called ``name``; loads none."""
+    found = entry_points(group=GROUP).names
+    if name not in _BUILT_IN and name not in found:
         names = ", ".join([*_BUILT_IN, *sorted(found)])
         raise ConfigurationError(f"generative.model is {name!r}, which nothing provides (models: {names})")
-    factory: ModelFactory = found[name].load()
-    return factory
 
 
 def unread_settings(name: str) -> frozenset[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segue.data.sequences import Sequences
 from segue.decoding.settings import DecodingSettings
-from segue.errors import ConfigurationError, DataError
+from segue.errors import DataError
 from segue.generative.binding import learnable
 from segue.generative.path import fused, path_of
 from segue.generative.registry import unread_settings
@@ -177,15 +177,8 @@ def choose_fusion(
     model: TrainableRecommender, items: BoundItems, sequences: Sequences, decoding: DecodingSettings
 ) -> tuple[float, dict[float, float]]:
     """The weight of the dense score that is best on validation (of equals, the smallest), and every
-    weight's NDCG@10. A model without a dense head has the weight 0 alone.
-
-    Raises ConfigurationError for an empty grid or a weight outside [0, 1].
-    """
-    grid = decoding.fusion_grid
-    if not grid or any(not 0 <= weight <= 1 for weight in grid):
-        raise ConfigurationError(f"decoding.fusion_grid is {list(grid)}: give weights between 0 and 1")
-    if not isinstance(model, DenseHead):
-        grid = (0.0,)
+    weight's NDCG@10. A model without a dense head has the weight 0 alone."""
+    grid = decoding.fusion_grid if isinstance(model, DenseHead) else (0.0,)
     values = validation_ndcg(model, items, sequences, decoding, weights=grid)
     return max(sorted(values), key=lambda weight: values[weight]), values
 

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Literal
 
 from segue.bases import read_base
+from segue.encoders.registry import check_encoders
 from segue.errors import ConfigurationError, SegueError
+from segue.generative.registry import check_model
 from segue.lock import dataset_lock
-from segue.params import active_datasets, expanded, load_params
+from segue.params import Params, active_datasets, expanded, load_params
 from segue.steps import dvc
 from segue.steps.child import run_child
 from segue.steps.day_two import day_two, served_bundle
 from segue.steps.registry import STEPS
 from segue.steps.runner import is_up_to_date
+from segue.tokenizers.registry import load_tokenizer
 from segue.workspace import Workspace
 
 EngineName = Literal["dagster", "dvc"]
@@ -27,7 +30,7 @@ EngineName = Literal["dagster", "dvc"]
 
 def run_graph(workspace: Workspace, dataset: str, engine: EngineName, overrides: Sequence[str]) -> None:
     """The whole graph under ``engine``; raises SegueError where the run fails."""
-    load_params(workspace, dataset, overrides)
+    _check_names(load_params(workspace, dataset, overrides))
     read_base(workspace, dataset)  # a missing one is told now, not by the step that needs it
     if engine == "dvc":
         _refuse_overrides(overrides)
@@ -35,6 +38,13 @@ def run_graph(workspace: Workspace, dataset: str, engine: EngineName, overrides:
             dvc.repro(workspace, dataset, [step.name for step in STEPS])
         return
     _orchestration(workspace, ["graph", "--dataset", dataset, *_sets(overrides)])
+
+
+def _check_names(params: Params) -> None:
+    """Names that registries resolve: a wrong one is told now, not after hours by the step that needs it."""
+    check_encoders(params.encoders)
+    load_tokenizer(params.tokenizer.name)
+    check_model(params.generative.model)
 
 
 def run_day_two(workspace: Workspace, dataset: str, engine: EngineName, overrides: Sequence[str]) -> None:

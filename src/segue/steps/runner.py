@@ -154,6 +154,15 @@ def is_up_to_date(workspace: Workspace, dataset: str, step: Step, params: Params
         return False
 
 
+def check_together(step: Step) -> None:
+    """Raises ConfigurationError for a step that several processes cannot run as one."""
+    if not step.together:
+        trained = ", ".join(one.name for one in STEPS if one.together)
+        raise ConfigurationError(
+            f"{step.name} runs in one process: start it without torchrun (several processes train {trained})"
+        )
+
+
 def run_step(
     workspace: Workspace, dataset: str, name: str, params: Params, *, force: bool = False, engine: str = "cli"
 ) -> Outcome:
@@ -168,11 +177,8 @@ def run_step(
         return _run_step(workspace, dataset, step, params, force=force, engine=engine)
     from segue.training import distributed
 
-    if distributed.announced() > 1 and not step.together:
-        alone = ", ".join(one.name for one in STEPS if one.together)
-        raise ConfigurationError(
-            f"{name} runs in one process: start it without torchrun (several processes train {alone})"
-        )
+    if distributed.announced() > 1:
+        check_together(step)
     with distributed.process_group():
         if distributed.leads():
             outcome = _run_step(

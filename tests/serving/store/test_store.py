@@ -253,6 +253,17 @@ def test_tables_are_exported_whole(store: Store, tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "events.parquet", "exposures.parquet", "feedback.parquet",
     ]  # fmt: skip
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        store.export("events", tmp_path / "taken")
+
+    def away(*_: object) -> None:
+        raise OSError("the database went away")
+
+    monkeypatch.setattr(store, "_read_all", away)
+    with pytest.raises(OSError, match="went away"):
+        store.export("events", tmp_path / "taken" / "e.parquet")
+    assert not list((tmp_path / "taken").iterdir())
 
 
 def test_retention_removes_what_is_older_from_each_table(

@@ -6,6 +6,7 @@ a hash that is keyed by a secret of the store.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -421,15 +422,21 @@ class Store:
         source: sa.Table = getattr(tables, table)
         schema = pl.DataFrame(schema=_exported_schema(source)).to_arrow().schema
         out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
         count = 0
         temporary = out.with_name(f".{out.name}.{os.getpid()}")
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for rows in self._read_all(sa.select(source).order_by(source.c.sequence)):
-                plain = [_exposure(row) if table == "exposures" else dict(row) for row in rows]
-                frame = pl.DataFrame(plain, schema=_exported_schema(source), orient="row")
-                writer.write_table(pa.table(frame.to_arrow()).cast(schema))
-                count += len(rows)
-        os.replace(temporary, out)
+        try:
+            with pq.ParquetWriter(temporary, schema) as writer:
+                for rows in self._read_all(sa.select(source).order_by(source.c.sequence)):
+                    plain = [_exposure(row) if table == "exposures" else dict(row) for row in rows]
+                    frame = pl.DataFrame(plain, schema=_exported_schema(source), orient="row")
+                    writer.write_table(pa.table(frame.to_arrow()).cast(schema))
+                    count += len(rows)
+            os.replace(temporary, out)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         return count
 
     def counts(self) -> dict[str, int]:
