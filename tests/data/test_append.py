@@ -202,6 +202,28 @@ def test_a_column_that_the_dataset_has_and_the_file_has_not_is_to_be_added(works
     assert taken["items"]["rows"] == 1
 
 
+def test_rows_that_validation_will_set_aside_are_told(workspace: Workspace) -> None:
+    text = "user_id,item_id,timestamp\n,a,5\nu1,a,5\nu1,b,99999999999\nu1,,-4\n"
+    told = tell(append(workspace, "shop", PARAMS, put(workspace, "bad.csv", text), None))
+    assert told[0].startswith("interactions: 4 rows taken in as ")
+    assert told[1:] == [
+        "interactions: 1 of 4 rows will be set aside: user_id is missing",
+        "interactions: 1 of 4 rows will be set aside: item_id is missing",
+        "interactions: 1 of 4 rows will be set aside: timestamp lies before 1970",
+        "interactions: 1 of 4 rows will be set aside: timestamp lies in the future",
+    ]
+    assert (
+        len(
+            tell(
+                append(
+                    workspace, "shop", PARAMS, put(workspace, "ok.csv", "who;what;when\nu9;a;5000\n"), None
+                )
+            )
+        )
+        == 1
+    )
+
+
 def test_an_ending_that_lies_is_named_or_seen_through(workspace: Workspace) -> None:
     with pytest.raises(
         DataError, match=r"more\.parquet is no Parquet file: give it the ending of what it is"

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,8 +55,9 @@ def append(
 
     They are CSV or Parquet (a file, or a folder of them), in our column names or in those of the dataset's own
     source. Both are read and checked before anything is written. Returns, for ``interactions`` and ``items``, None or
-    {rows, file, new}; ``new`` is false where the same rows had landed before, and then nothing is added. Raises DataError
-    as ingestion does, and where neither file is given.
+    {rows, file, new, bad}; ``new`` is false where the same rows had landed before, and then nothing is added; ``bad`` are
+    the numbers of rows by the reason why validation will set them aside (items that the catalogue lacks not among them).
+    Raises DataError as ingestion does, and where neither file is given.
     """
     if events is None and items is None:
         raise DataError("nothing to append: give --events, --items or both")
@@ -66,19 +68,52 @@ def append(
         tables["catalogue"] = _read_appended(items, "catalogue", params.data)
     with dataset_lock(workspace.state(dataset), purpose=f"append to {dataset}"):
         landing = _landing(workspace, dataset)
-        landed = {kind: _land(landing, kind, table) for kind, table in tables.items()}
+        landed = {
+            kind: {**_land(landing, kind, table), "bad": _bad_rows(kind, table, params)}
+            for kind, table in tables.items()
+        }
     return {folder: landed.get(kind) for kind, folder in _FOLDERS.items()}
 
 
 def tell(landed: Mapping[str, Any]) -> list[str]:
-    """What :func:`append` did, a line for each table."""
-    return [
-        f"{kind}: {one['rows']} rows taken in as {one['file']}"
-        if one["new"]
-        else f"{kind}: already taken in ({one['file']} holds the same {one['rows']} rows), so nothing was done"
-        for kind, one in landed.items()
-        if one is not None
-    ]
+    """What :func:`append` did, a line for each table, and what of it will not do."""
+    told = []
+    for kind, one in landed.items():
+        if one is None:
+            continue
+        if one["new"]:
+            told.append(f"{kind}: {one['rows']} rows taken in as {one['file']}")
+        else:
+            told.append(
+                f"{kind}: already taken in ({one['file']} holds the same {one['rows']} rows), so nothing was done"
+            )
+        told += [
+            f"{kind}: {count} of {one['rows']} rows will be set aside: {reason}"
+            for reason, count in one["bad"].items()
+        ]
+    return told
+
+
+def _bad_rows(kind: Kind, table: pl.DataFrame, params: Params) -> dict[str, int]:
+    from segue.data.expectations import catalogue_rules, interaction_rules  # heavy: validation's library
+
+    settings = params.validation
+    latest = int(time.time() + settings.max_future_days * 86_400)
+    if kind == "catalogue":
+        # A later row of an item updates it, and is not set aside.
+        rules = [rule for rule in catalogue_rules(latest=latest) if rule.name != "item_is_new"]
+    else:
+        rules = interaction_rules(
+            has_timestamps=not is_ordered(params.data),
+            known_items=None,
+            latest=latest,
+            min_weight=settings.min_weight,
+            max_weight=settings.max_weight,
+        )
+    counts = table.select(
+        rule.bad.fill_null(False).sum().alias(rule.reason) for rule in rules if not rule.empties
+    ).row(0, named=True)
+    return {reason: int(count) for reason, count in counts.items() if count}
 
 
 def read_landed(workspace: Workspace, dataset: str, kind: Kind) -> list[pl.DataFrame]:
