@@ -373,3 +373,23 @@ def test_columns_that_cannot_be_are_refused(
     path = put(workspace, "a.csv", "user_id,item_id,timestamp\n1,2,1500000000\n1,3,1500000000\n")
     with pytest.raises(DataError, match=message):
         init_profile(workspace, path, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user_id,item_id\n1,2\n".encode("utf-16"), "is text in UTF-16: save it as CSV in UTF-8"),
+        (b"PK\x03\x04 and so on", "is an Excel workbook or another zip file: save it as CSV"),
+        (b"user_id,user_id,item_id,timestamp\n1,2,3,1500000000\n", "several columns are called 'user_id'"),
+    ],
+)
+def test_files_of_other_kinds_are_named(workspace: Workspace, content: bytes, message: str) -> None:
+    (workspace.root / "a.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        init_profile(workspace, workspace.root / "a.csv")
+
+
+def test_a_folder_is_for_the_profile(workspace: Workspace) -> None:
+    (workspace.root / "parts").mkdir()
+    with pytest.raises(DataError, match=r"parts is a folder: give one of its files"):
+        init_profile(workspace, workspace.root / "parts")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 import fsspec
 import polars as pl
@@ -13,6 +14,13 @@ from segue.data.csv_shape import best_separator, split, why_none
 from segue.data.settings import TableSource
 from segue.data.sources import read_file
 from segue.errors import DataError
+
+_OTHER_KINDS: Final = {
+    b"PK\x03\x04": "an Excel workbook or another zip file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
 
 
 def sniff(path: str, separator: str | None = None) -> tuple[TableSource, pl.DataFrame]:
@@ -25,8 +33,15 @@ def sniff(path: str, separator: str | None = None) -> tuple[TableSource, pl.Data
             content: bytes = file.read()
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
+    except IsADirectoryError as error:
+        raise DataError(
+            f"{path} is a folder: give one of its files, and put the folder into the profile afterwards (`path`)"
+        ) from error
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    for mark, kind in _OTHER_KINDS.items():
+        if content.startswith(mark):
+            raise DataError(f"{path} is {kind}: save it as CSV in UTF-8, or as Parquet")
     encoding = "utf8"
     try:
         text = content.decode("utf-8-sig")
@@ -41,6 +56,8 @@ def sniff(path: str, separator: str | None = None) -> tuple[TableSource, pl.Data
     source = TableSource(
         path=path, format="csv", separator=separator, encoding=encoding, has_header=_looks_like_header(rows)
     )
+    if source.has_header and (twice := sorted({name for name in rows[0] if rows[0].count(name) > 1})):
+        raise DataError(f"{path}: several columns are called {twice[0]!r}: give each a name of its own")
     return source, read_file(path, source)
 
 
