@@ -60,6 +60,13 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
         (["init", "gone/away.csv", "--separator", ""], "--separator is empty"),
         (["recommend", "--users", "/", "--out", "o.parquet"], "nothing is deployed"),
         (["store", "erase", ""], "the user_id is empty"),
+        (
+            ["policy", "lint", "--set", "cascade.sasrec.heads=5"],
+            "dimensions 64 must be a multiple of the heads (5)",
+        ),
+        (["policy", "lint", "--set", "drift.max_new_item_share=-1"], "drift.max_new_item_share"),
+        (["policy", "lint", "--set", "validation={min_weight: 9, max_weight: 5}"], "not of the form"),
+        (["policy", "lint", "--set", "decoding.beam_width=0"], "decoding.beam_width"),
         (["policy", "power", "full", "--users-per-day", "500", "--sd", "ctr"], "metric=number"),
         (["policy", "power", "hybrid", "--users-per-day", "500", "--expect", "bogus=3"], "--expect bogus"),
     ],

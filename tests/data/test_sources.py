@@ -240,6 +240,10 @@ def test_sql_by_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     assert table["user_id"].to_list() == ["1", "2"]
     assert table["timestamp"].to_list() == [1_500_000_000, None]
+    absent = TableSource(sql=f"sqlite:///{tmp_path}/absent.db", query="select 1 as user_id, 2 as item_id")
+    with pytest.raises(DataError, match=r"absent\.db is missing"):
+        read_table(absent, "interactions", tmp_path)
+    assert not (tmp_path / "absent.db").exists()
     with pytest.raises(DataError, match=r"refused the query: .*no such table"):
         events(tmp_path, sql="env:SHOP", query="select * from nowhere")
     monkeypatch.delenv("SHOP")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from segue.settings import HOW_TRAINING_RUNS, Settings
 
@@ -70,6 +70,12 @@ class SasrecSettings(Settings):
     checkpoint_steps: int = Field(0, ge=0)  # or after so many steps; 0: by the clock alone
     trials: int = Field(4, ge=1)  # of the study; 1: the settings above, untuned
     seed: int = 17
+
+    @model_validator(mode="after")
+    def _heads_share_the_dimensions(self) -> Self:
+        if self.dimensions % self.heads:
+            raise ValueError(f"dimensions {self.dimensions} must be a multiple of the heads ({self.heads})")
+        return self
 
 
 class EsasrecSettings(SasrecSettings):

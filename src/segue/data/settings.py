@@ -144,6 +144,12 @@ class ValidationSettings(Settings):
     min_weight: float | None = None
     max_weight: float | None = None
 
+    @model_validator(mode="after")
+    def _weights_in_order(self) -> Self:
+        if self.min_weight is not None and self.max_weight is not None and self.min_weight > self.max_weight:
+            raise ValueError(f"min_weight {self.min_weight} lies above max_weight {self.max_weight}")
+        return self
+
 
 class SplitSettings(Settings):
     """CONTRACTS section 5."""

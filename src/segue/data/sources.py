@@ -385,6 +385,17 @@ def _read_sql(source: TableSource, url: str, kind: Kind) -> pl.DataFrame:
             f"{kind}: {describe(source)} cannot be opened ({type(error).__name__}): check the URL, "
             "and that the database's driver is installed"
         ) from None
+    if (
+        engine.dialect.name == "sqlite"
+        and (file := engine.url.database)
+        and not file.startswith(("file:", ":"))
+    ):
+        place = Path(file).resolve()  # SQLite would make an empty database there
+        if not place.is_file():
+            raise DataError(
+                f"{kind}: {describe(source)}: {place} is missing; a relative path counts from the folder of the command: "
+                "`sqlite:////` and the whole path means the same everywhere"
+            )
     try:
         with engine.connect() as connection:
             return pl.read_database(source.query, connection, infer_schema_length=None)

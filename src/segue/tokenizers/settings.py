@@ -114,12 +114,16 @@ class TokenizerSettings(Settings):
 class DriftSettings(Settings):
     """When the day-two job retrains instead of keeping."""
 
-    max_new_item_share: float = 0.3  # items since the weights were trained: above it, retrain
-    max_new_event_share: float = 0.2  # events since the weights were trained: above it, retrain
-    max_inserted_share: float = 0.5  # items that the codebook was not fitted on: above it, a new codebook
-    max_distance_ratio: float = 1.5  # reconstruction error of inserted items over that of held-out ones
-    max_full_prefix_share: float = 0.5  # of the prefixes in use: above it, a new codebook
-    min_inserted_items: int = 20  # fewer inserted items than this say nothing about the codebook
+    max_new_item_share: float = Field(0.3, ge=0)  # items since the weights were trained: above it, retrain
+    max_new_event_share: float = Field(0.2, ge=0)  # events since the weights were trained: above it, retrain
+    max_inserted_share: float = Field(
+        0.5, ge=0
+    )  # items that the codebook was not fitted on: above it, a new codebook
+    max_distance_ratio: float = Field(
+        1.5, gt=0
+    )  # reconstruction error of inserted items over that of held-out ones
+    max_full_prefix_share: float = Field(0.5, ge=0)  # of the prefixes in use: above it, a new codebook
+    min_inserted_items: int = Field(20, ge=0)  # fewer inserted items than this say nothing about the codebook
 
 
 class SemanticIdSettings(Settings):
