@@ -52,6 +52,7 @@ def test_the_gap_reaches_the_world(
         (["--out", "."], "is a folder: name a file in it"),
         (["--out", "profiles/ml-100k.yaml/x.json"], "cannot be written"),
         (["--out", "params.yaml"], "holds no tables of this benchmark"),
+        (["--models", "sasrec,nope"], "there is no contender 'nope'; contenders: popularity"),
     ],
 )
 def test_a_command_that_cannot_work_says_why(
