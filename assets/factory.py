@@ -24,6 +24,11 @@ def group_name(dataset: str, step: Step) -> str:
     return f"{dataset.replace('-', '_')}__{step.group}"
 
 
+def failure_of(error: SegueError) -> dg.Failure:
+    """What the user can mend stops a run with its message, and no second try."""
+    return dg.Failure(description=str(error), allow_retries=False)
+
+
 def assets_for(dataset: str) -> list[dg.AssetsDefinition]:
     """The whole graph of one dataset."""
     return [_asset(dataset, step) for step in STEPS]
@@ -49,7 +54,7 @@ def _asset(dataset: str, step: Step) -> dg.AssetsDefinition:
         except SegueError as error:
             # The check is how the page shows the gate; the failure is what stops the graph.
             yield from check_results(workspace, dataset, step.name, error=error)
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            raise failure_of(error) from error
         context.log.info(f"{step.name}: {outcome.status} {outcome.message}")
         record = outcome.record or read_record(workspace, dataset, step.name)
         assert outcome.manifest is not None

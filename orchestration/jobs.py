@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.factory import asset_key
+from assets.factory import asset_key, failure_of
 from assets.resources import Graph
 from orchestration.datasets import identifier
 from orchestration.events import materialization
@@ -70,11 +70,11 @@ def _shown(context: dg.OpExecutionContext, graph: Graph, dataset: str) -> Callab
 
 @contextmanager
 def _in_its_own_words() -> Iterator[None]:
-    """What the user can mend stops an op as it stops an asset: with its message, and no second try."""
+    """What the user can mend stops an op as it stops an asset."""
     try:
         yield
     except SegueError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        raise failure_of(error) from error
 
 
 def _said(context: dg.OpExecutionContext) -> Callable[[str], None]:

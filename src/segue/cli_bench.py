@@ -75,7 +75,7 @@ def quality(
 ) -> None:
     """Train every model under one protocol and write one table, with intervals. What is finished is not repeated."""
     from segue.benchmarking.chosen import ChosenSettings, read_settings
-    from segue.benchmarking.contenders import CONTENDERS, contender
+    from segue.benchmarking.contenders import CONTENDERS
     from segue.benchmarking.quality import Benchmark, Plan
     from segue.benchmarking.report import default_place, printed, read_tables, warnings, write_quality
     from segue.benchmarking.world import load_world
@@ -96,8 +96,6 @@ def quality(
         users=users,
         filter_seen={"both": (True, False), "yes": (True,), "no": (False,)}[filter_seen],
     )
-    for name in plan.models:
-        contender(name)  # a wrong one is told before the steps that it would need
     chosen = ChosenSettings() if file is None else read_settings(file)
     if part == "validation" and out is not None:
         raise ConfigurationError("--part validation writes no results: leave --out away, or judge by test")

@@ -43,7 +43,7 @@ _WHERE = {"device", "threads"}  # of settings: they name the machine, not the mo
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be compared, and how."""
+    """What is to be compared, and how. Raises ConfigurationError for an unknown contender, and for none."""
 
     models: Sequence[str]
     seeds: Sequence[int] = (1, 2, 3)
@@ -53,6 +53,12 @@ class Plan:
     users: int | None = None  # that are judged, drawn by a seed; None: all
     filter_seen: Sequence[bool] = (True, False)
 
+    def __post_init__(self) -> None:
+        if not self.models or not self.seeds:
+            raise ConfigurationError("there is nothing to compare: name at least one model and one seed")
+        for name in self.models:
+            contender(name)
+
 
 class Benchmark:
     """The contenders of a plan over a world; ``folder`` is where runs are kept."""
@@ -60,9 +66,7 @@ class Benchmark:
     def __init__(
         self, world: World, plan: Plan, chosen: ChosenSettings, folder: Path, progress: Progress
     ) -> None:
-        """Raises ConfigurationError for an unknown contender, for none, and for settings that do not fit."""
-        if not plan.models or not plan.seeds:
-            raise ConfigurationError("there is nothing to compare: name at least one model and one seed")
+        """Raises ConfigurationError for settings that do not fit."""
         self._world, self._plan, self._chosen = world, plan, chosen
         self._folder, self._progress = folder, progress
         self._settings: dict[str, Settings] = {}
@@ -261,9 +265,10 @@ class Benchmark:
 
     def _count_read(self, one: Contender, seed: int) -> int:
         """The same, this time included."""
-        count = self._reads(one, seed) + 1
-        write_json(self._folder / _READS, {**self._all_reads(), _seeded(one, seed): count})
-        return count
+        found, name = self._all_reads(), _seeded(one, seed)
+        found[name] = found.get(name, 0) + 1
+        write_json(self._folder / _READS, found)
+        return found[name]
 
     def _all_reads(self) -> dict[str, int]:
         file = self._folder / _READS

@@ -13,14 +13,13 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
-from segue.artifacts import read_json, replace_folder, temporary_folder, write_json
+from segue.artifacts import read_json, replace_folder, temporary_file, temporary_folder, write_json
 from segue.data.context import pack
 from segue.data.csv_shape import best_separator, named, split
 from segue.data.erasure import Erasures
@@ -30,7 +29,6 @@ from segue.data.sources import (
     CATALOGUE_SCHEMA,
     Kind,
     canonicalize,
-    find_column,
     find_mapping,
     first_lines,
     is_parquet,
@@ -97,18 +95,13 @@ def tell(landed: Mapping[str, Any]) -> list[str]:
 def _bad_rows(kind: Kind, table: pl.DataFrame, params: Params) -> dict[str, int]:
     from segue.data.expectations import catalogue_rules, interaction_rules  # heavy: validation's library
 
-    settings = params.validation
-    latest = int(time.time() + settings.max_future_days * 86_400)
+    settings, now = params.validation, int(time.time())
     if kind == "catalogue":
         # A later row of an item updates it, and is not set aside.
-        rules = [rule for rule in catalogue_rules(latest=latest) if rule.name != "item_is_new"]
+        rules = [rule for rule in catalogue_rules(settings, now=now) if rule.name != "item_is_new"]
     else:
         rules = interaction_rules(
-            has_timestamps=not is_ordered(params.data),
-            known_items=None,
-            latest=latest,
-            min_weight=settings.min_weight,
-            max_weight=settings.max_weight,
+            settings, now=now, has_timestamps=not is_ordered(params.data), known_items=None
         )
     counts = table.select(
         rule.bad.fill_null(False).sum().alias(rule.reason) for rule in rules if not rule.empties
@@ -149,9 +142,8 @@ def drop_landed(workspace: Workspace, dataset: str, erased: Erasures) -> int:
             continue  # half written, or put there by somebody in other columns: reading it says so
         left = erased.drop_from(table)
         if left.height < table.height:
-            temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}")
-            left.write_parquet(temporary)
-            os.replace(temporary, path)
+            with temporary_file(path) as temporary:
+                left.write_parquet(temporary)
             removed += table.height - left.height
     return removed
 
@@ -258,8 +250,10 @@ def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
         if find_mapping(frame.columns, candidate.columns, kind):
             if kind == "interactions" and (candidate is ours or not _is_csv(source)):
                 candidate = _guess_unit(frame, candidate)
-            _refuse_missing(frame, candidate, name)
-            table = canonicalize(frame, candidate, kind, name)
+            # The profile's columns are right, since other files of the dataset have them.
+            table = canonicalize(
+                frame, candidate, kind, name, mend="add it, empty where there is nothing to say"
+            )
             if kind == "interactions" and settings.context:
                 table = table.with_columns(pack(frame, settings.context, name, lenient=True))
             if table.is_empty():
@@ -274,16 +268,6 @@ def _read_one(name: str, kind: Kind, settings: DataSettings) -> pl.DataFrame:
         mapped = (source.columns.get(column) for column in (Interactions.USER, Interactions.ITEM))
         needed.append(" and ".join(repr(column) for column in mapped if column))
     raise DataError(f"{name} has the columns {', '.join(map(repr, found))}; it needs {', or '.join(needed)}")
-
-
-def _refuse_missing(frame: pl.DataFrame, source: TableSource, name: str) -> None:
-    """Raises DataError for a column that the dataset has and the file has not."""
-    for ours, theirs in source.columns.items():
-        if find_column(frame, theirs) is None:
-            raise DataError(
-                f"{name}: no column {theirs!r} for {ours}; it has {', '.join(map(repr, frame.columns))}: "
-                "add it, empty where there is nothing to say"
-            )
 
 
 def _is_in_our_names(columns: Sequence[str], source: TableSource) -> bool:
@@ -340,13 +324,8 @@ def _land(landing: Path, kind: Kind, table: pl.DataFrame) -> dict[str, Any]:
     arrivals = _arrivals(landing)
     new = not path.is_file()
     if new:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}"
-        if kind == "interactions":
-            with_order(table).write_parquet(temporary)
-        else:
-            table.write_parquet(temporary)
-        os.replace(temporary, path)
+        with temporary_file(path) as temporary:
+            (with_order(table) if kind == "interactions" else table).write_parquet(temporary)
     if name not in arrivals[_FOLDERS[kind]]:
         arrivals[_FOLDERS[kind]].append(name)
         write_json(landing / ARRIVALS, arrivals)

@@ -7,6 +7,7 @@ The two are independent implementations of one rule; :func:`judge` refuses to go
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from segue.artifacts import replace_folder, temporary_folder
+from segue.data.settings import ValidationSettings
 from segue.errors import SegueError
 from segue.schema import Catalogue, Interactions
 
@@ -112,16 +114,16 @@ def _between(name: str, column: str, reason: str, *, low: float | None, high: fl
     )
 
 
+def _latest(settings: ValidationSettings, now: int) -> int:
+    """The last second that is not in the future."""
+    return now + math.floor(settings.max_future_days * 86_400)
+
+
 def interaction_rules(
-    *,
-    has_timestamps: bool,
-    known_items: pl.Series | None,
-    latest: int,
-    min_weight: float | None,
-    max_weight: float | None,
+    settings: ValidationSettings, *, now: int, has_timestamps: bool, known_items: pl.Series | None
 ) -> list[RowRule]:
-    """The rules about events. ``latest``: the last second that is not in the future; ``known_items``: None
-    where the dataset has no catalogue."""
+    """The rules about events as of ``now`` (seconds); ``known_items``: None where the dataset has no catalogue."""
+    latest, min_weight, max_weight = _latest(settings, now), settings.min_weight, settings.max_weight
     weight = pl.col(Interactions.WEIGHT)
     rules = [*_id_rules(Interactions.USER), *_id_rules(Interactions.ITEM)]
     if has_timestamps:
@@ -179,8 +181,10 @@ def interaction_rules(
     return rules
 
 
-def catalogue_rules(*, latest: int) -> list[RowRule]:
-    """The rules about items. A bad attribute empties the field only: the item itself is still wanted."""
+def catalogue_rules(settings: ValidationSettings, *, now: int) -> list[RowRule]:
+    """The rules about items as of ``now`` (seconds). A bad attribute empties the field only: the item itself is still
+    wanted."""
+    latest = _latest(settings, now)
     price = pl.col(Catalogue.PRICE)
     return [
         *_id_rules(Catalogue.ITEM),

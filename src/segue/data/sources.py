@@ -188,13 +188,14 @@ def canonicalize(
     kind: Kind,
     where: str,
     context: Mapping[str, ContextFeature] | None = None,
+    mend: str | None = None,
 ) -> pl.DataFrame:
     """``frame`` in the columns and types of ``kind`` (interactions still without ``order``), with ``context`` features
     as the column ``context``.
 
     A mapped column, and an unmapped one that bears our name, is found exactly or, failing that, by its only
-    spelling in other case. Raises DataError for a missing column, naming those that exist, and for a value of
-    the wrong type.
+    spelling in other case. Raises DataError for a missing column, naming those that exist and the ``mend`` (None: to
+    map another column), and for a value of the wrong type.
     """
     types = _TYPES[kind]
     if unknown := sorted(set(source.columns) - set(types)):
@@ -205,14 +206,14 @@ def canonicalize(
     schema = INTERACTIONS_SCHEMA if kind == "interactions" else CATALOGUE_SCHEMA
     columns: list[pl.Series] = []
     for ours, type_ in types.items():
-        theirs = find_column(frame, source.columns.get(ours, ours))
+        theirs = _find_column(frame, source.columns.get(ours, ours))
         if theirs is None:
             if ours in source.columns or ours in REQUIRED[kind]:
                 raise DataError(
                     _cut_otherwise(frame, source, where)
                     or f"{where}: no column {source.columns.get(ours, ours)!r} for {ours}; it has "
                     f"{', '.join(repr(name) for name in frame.columns)}: "
-                    f"name the right one under `columns: {{{ours}: …}}` of {kind}"
+                    + (mend or f"name the right one under `columns: {{{ours}: …}}` of {kind}")
                 )
             columns.append(pl.Series(ours, [None] * frame.height, dtype=schema[ours]))
         else:
@@ -261,7 +262,7 @@ def _cut_otherwise(frame: pl.DataFrame, source: TableSource, where: str) -> str 
     )
 
 
-def find_column(frame: pl.DataFrame, name: str) -> str | None:
+def _find_column(frame: pl.DataFrame, name: str) -> str | None:
     if name in frame.columns:
         return name
     similar = [column for column in frame.columns if column.lower() == name.lower()]

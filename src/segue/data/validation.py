@@ -90,15 +90,13 @@ def validate(
     interactions, besides any that ``catalogue`` describes. Never raises for bad data: see
     :meth:`Validated.raise_for_failures`.
     """
-    latest = now + math.floor(settings.max_future_days * _DAY)
-    item_rules = catalogue_rules(latest=latest)
+    item_rules = catalogue_rules(settings, now=now)
     clean_items, bad_items = _quarantine("catalogue", catalogue, item_rules)
     event_rules = interaction_rules(
+        settings,
+        now=now,
         has_timestamps=has_timestamps,
         known_items=clean_items[Catalogue.ITEM] if has_catalogue else None,
-        latest=latest,
-        min_weight=settings.min_weight,
-        max_weight=settings.max_weight,
     )
     clean, bad_events = _quarantine("interactions", interactions, event_rules)
     if not has_catalogue:

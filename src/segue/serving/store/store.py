@@ -6,7 +6,6 @@ a hash that is keyed by a secret of the store.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -18,6 +17,7 @@ from typing import Any, Final, Literal
 import polars as pl
 import sqlalchemy as sa
 
+from segue.artifacts import temporary_file
 from segue.canonical import sha256_of_file
 from segue.data.erasure import keyed_hash
 from segue.database import checked_url, database_url, namespace_of
@@ -421,22 +421,13 @@ class Store:
 
         source: sa.Table = getattr(tables, table)
         schema = pl.DataFrame(schema=_exported_schema(source)).to_arrow().schema
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
         count = 0
-        temporary = out.with_name(f".{out.name}.{os.getpid()}")
-        try:
-            with pq.ParquetWriter(temporary, schema) as writer:
-                for rows in self._read_all(sa.select(source).order_by(source.c.sequence)):
-                    plain = [_exposure(row) if table == "exposures" else dict(row) for row in rows]
-                    frame = pl.DataFrame(plain, schema=_exported_schema(source), orient="row")
-                    writer.write_table(pa.table(frame.to_arrow()).cast(schema))
-                    count += len(rows)
-            os.replace(temporary, out)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with temporary_file(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for rows in self._read_all(sa.select(source).order_by(source.c.sequence)):
+                plain = [_exposure(row) if table == "exposures" else dict(row) for row in rows]
+                frame = pl.DataFrame(plain, schema=_exported_schema(source), orient="row")
+                writer.write_table(pa.table(frame.to_arrow()).cast(schema))
+                count += len(rows)
         return count
 
     def counts(self) -> dict[str, int]:
