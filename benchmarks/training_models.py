@@ -120,7 +120,11 @@ def _measured(
     found = throughput(
         model, middle, loss=model.loss, batches=lambda _: batches, precision=settings.precision
     )
-    print(f"{name}, d {width}: {statistics.median(speeds):,.0f} tokens/s", file=sys.stderr, flush=True)
+    print(
+        f"{name}, d {width}: {statistics.median(speeds):,.0f} tokens/s, MFU {found['mfu']:.2%}",
+        file=sys.stderr,
+        flush=True,
+    )
     return {
         "parameters": sum(each.numel() for each in model.parameters()),
         "tokens_per_second": statistics.median(speeds),
