@@ -45,7 +45,7 @@ def test_the_gap_reaches_the_world(
     [
         (["-d", "nowhere"], "there is no profile"),
         (["--part", "validation", "--out", "x.json"], "writes no results"),
-        (["--settings", "nowhere.yaml"], "there are no settings nowhere.yaml"),
+        (["--settings", "nowhere.yaml"], "nowhere.yaml is missing"),
         (["--set", "splitz.seed=9"], "splitz"),
         (["--set", "splits.seed=9"], "the benchmark takes splits from the steps that ran"),
         (["--set", "rules.filter_seen=false"], "it reads tokenizer, decoding, generative, cascade alone"),

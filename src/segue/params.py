@@ -31,6 +31,7 @@ from segue.serving.settings import ServingSettings
 from segue.settings import Settings
 from segue.tokenizers.settings import DriftSettings, SemanticIdSettings, TokenizerSettings
 from segue.workspace import Workspace, check_name
+from segue.yaml_files import read_yaml
 
 FILE_MARK: Final = "@"  # an override that begins with it names a file
 
@@ -137,16 +138,7 @@ def active_datasets(workspace: Workspace) -> tuple[str, ...]:
 
 def read_sections(path: Path) -> dict[str, Any]:
     """A YAML file of sections. Raises ConfigurationError where it is missing, cannot be read, or is anything else."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"{path} is missing") from error
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is no UTF-8 text: save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is no valid YAML: {error}") from error
+    value = read_yaml(path)
     if not isinstance(value, dict):
         raise ConfigurationError(f"{path} must be a mapping of sections")
     return value

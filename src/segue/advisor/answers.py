@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segue.errors import ConfigurationError
+from segue.yaml_files import read_yaml
 
 
 class Answers(BaseModel):
@@ -89,14 +90,7 @@ def read_answers(
 
 
 def _file(path: Path) -> Mapping[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"{path} is missing: write your answers there (docs/advisor.md lists them)"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is no valid YAML: {error}") from error
+    value = read_yaml(path, absent="write your answers there (docs/advisor.md lists them)")
     if value is None:
         raise ConfigurationError(f"{path} is empty: write your answers there (docs/advisor.md lists them)")
     if not isinstance(value, dict):

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from segue.benchmarking.contender import Contender
@@ -24,6 +23,7 @@ from segue.benchmarking.world import World
 from segue.errors import ConfigurationError
 from segue.settings import Settings
 from segue.tokenizers.settings import TokenizerSettings
+from segue.yaml_files import read_yaml
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
@@ -60,12 +60,7 @@ class ChosenSettings:
 
 def read_settings(path: Path) -> ChosenSettings:
     """Raises ConfigurationError where the file is missing, or no mapping of the known sections and models."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"there are no settings {path}") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is no valid YAML: {error}") from error
+    found = read_yaml(path)
     if not isinstance(found, dict):
         raise ConfigurationError(f"{path} must be a mapping with the keys {', '.join(_SECTIONS)}")
     _refuse(path, "", found, _SECTIONS)

@@ -6,11 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import Field, ValidationError
 
 from segue.errors import ConfigurationError
 from segue.settings import Settings
+from segue.yaml_files import read_yaml
 
 SETTINGS_FILE: Final = "simulation.yaml"
 
@@ -84,15 +84,10 @@ class SimulationSettings(Settings):
 
 def load_settings(path: Path) -> SimulationSettings:
     """Raises ConfigurationError naming the file and the key that is missing, unknown or wrong."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"{path} is missing: it declares what simulations plant and what their policies ask for; "
-            "restore it from the repository"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is no valid YAML: {error}") from error
+    value = read_yaml(
+        path,
+        absent="it declares what simulations plant and what their policies ask for; restore it from the repository",
+    )
     try:
         settings = SimulationSettings.model_validate(value)
     except ValidationError as error:
