@@ -173,6 +173,12 @@ def test_demote_abandon_and_override_at_the_command_line(workspace: Workspace) -
         assert "--reason" in unstyle(runner.invoke(cli.app, [command, "--help"]).output)
 
 
+def test_an_override_without_a_bundle_says_how_one_is_made(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.step(DATASET, "bundle"), ignore_errors=True)
+    with pytest.raises(StateError, match=f"no bundle that could be let in.*segue run --dataset {DATASET}"):
+        operations.override(workspace, DATASET, Target.HYBRID, actor="ann", reason="a fair")
+
+
 def test_a_misspelt_profile_stands_in_the_way_of_no_step_back(workspace: Workspace) -> None:
     artifact(workspace, "bundle", B.model_dump(mode="json"))
     runner = CliRunner()

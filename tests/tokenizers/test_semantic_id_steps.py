@@ -18,7 +18,7 @@ from segue.data.settings import ImageSource
 from segue.data.sources import CATALOGUE_SCHEMA
 from segue.encoders.attributes import AttributeSpace
 from segue.encoders.text import item_texts
-from segue.errors import ArtifactError, BindingError, DataError
+from segue.errors import ArtifactError, BindingError, ConfigurationError, DataError
 from segue.items import Items, ItemVectors
 from segue.params import SECTIONS, Params
 from segue.steps.runner import run_step
@@ -299,6 +299,21 @@ def test_a_dataset_without_pictures_has_the_codebook_that_it_had_before_there_we
     without.save(workspace.root / "without")
     for name in ("codebook.safetensors", "codebook.json"):
         assert sha256_of_file(workspace.root / "without" / name) == with_empty[name]
+
+
+def test_a_weight_of_a_modality_that_there_is_not_is_named(workspace: Workspace) -> None:
+    run(workspace, "codebook")
+    before = contents(workspace, "codebook")
+    weights = PARAMS.tokenizer.modality_weights | {"colaborative": 2.0}
+    params = PARAMS.model_copy(
+        update={"tokenizer": PARAMS.tokenizer.model_copy(update={"modality_weights": weights})}
+    )
+    with pytest.raises(
+        ConfigurationError,
+        match="there is no modality 'colaborative'; known: attribute, collaborative, image",
+    ):
+        run_step(workspace, DATASET, "codebook", params, force=True)
+    assert contents(workspace, "codebook") == before
 
 
 def test_pictures_join_the_codebook_and_an_inserted_item_is_the_steps(

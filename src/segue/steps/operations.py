@@ -97,7 +97,7 @@ def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, 
 
     A recipe refresh concludes the canary that runs, whichever bundle is the newest meanwhile. Raises ArtifactError where a
     stage or the shadow is asked for and the bundle's generative model cannot be loaded: a gate may be done without, a model
-    may not.
+    may not. StateError where there is no bundle at all.
     """
     from segue.migration.gates import read_facts
     from segue.registry.bundle import publish
@@ -111,6 +111,10 @@ def override(workspace: Workspace, dataset: str, target: Target, *, actor: str, 
             facts = state.facts[canary.bundle]  # published and recorded when it became an arm
         else:
             folder = workspace.step(dataset, "bundle")
+            if not folder.is_dir():
+                raise StateError(
+                    f"{dataset} has no bundle that could be let in: make one by `segue run --dataset {dataset}`"
+                )
             facts = read_facts(folder)
             if target in (*STAGE_TARGETS, Target.SHADOW):
                 require_readable(folder)

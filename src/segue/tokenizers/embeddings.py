@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from segue.errors import ArtifactError
+from segue.errors import ArtifactError, ConfigurationError
 from segue.items import Items, ItemVectors
 from segue.tokenizers.codebook import EncoderIdentity
 
@@ -31,3 +31,12 @@ def load_modalities(
                     f"{folder} has vectors of other items than the splits: run the step {step} again"
                 )
     return modalities, encoders
+
+
+def require_known(weights: Mapping[str, float], modalities: Mapping[str, ItemVectors]) -> None:
+    """Raises ConfigurationError where ``tokenizer.modality_weights`` weighs a modality that no step makes."""
+    for name in weights:
+        if name not in modalities:
+            raise ConfigurationError(
+                f"tokenizer.modality_weights.{name}: there is no modality {name!r}; known: {', '.join(sorted(modalities))}"
+            )
