@@ -1,4 +1,4 @@
-"""``bases/<dataset>.json``: what the graph keeps instead of rebuilding it (CONTRACTS 1).
+"""``bases/<dataset>.json``: what the graph keeps instead of rebuilding it.
 
 The file maps a step's name to the content hash of an artifact in ``state/<dataset>/kept/``, or to null. No step writes
 it; ``segue keep`` and the day-two job do.

@@ -1,4 +1,4 @@
-"""What serving and evaluation see of a recommender: requests in, ranked lists out (CONTRACTS 3)."""
+"""What serving and evaluation see of a recommender: requests in, ranked lists out."""
 
 from __future__ import annotations
 

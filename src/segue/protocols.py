@@ -1,4 +1,4 @@
-"""What a generative recommender promises to decoding, evaluation and serving (CONTRACTS 3)."""
+"""What a generative recommender promises to decoding, evaluation and serving."""
 
 from __future__ import annotations
 

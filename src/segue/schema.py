@@ -45,7 +45,7 @@ class Split:
 
 
 class UserGroup(StrEnum):
-    """Who a user is to the experiment (CONTRACTS 5)."""
+    """Who a user is to the experiment."""
 
     REGULAR = "regular"
     NEW = "new"  # never trained on; the new-user slice of the offline evaluation

@@ -1,4 +1,4 @@
-"""What every generative model promises (CONTRACTS 3), asked of each in the same words."""
+"""What every generative model promises, asked of each in the same words."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class ValidationSettings(Settings):
 
 
 class SplitSettings(Settings):
-    """CONTRACTS section 5."""
+    """Who is set aside, and which events are training, validation and test."""
 
     primary: Literal["leave_one_out", "global_time"] = "leave_one_out"
     seed: int = 17

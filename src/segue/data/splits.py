@@ -1,4 +1,4 @@
-"""Splits (CONTRACTS 5): events in order, users set aside, and what is training, validation and test.
+"""Splits: events in order, users set aside, and what is training, validation and test.
 
 *Users set aside.* A user belongs to the new or to the replay users when a seeded hash of the user's id, as
 a number in [0, 1), falls into that group's share. The shares therefore hold in expectation only, and in

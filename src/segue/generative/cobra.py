@@ -24,7 +24,7 @@ IDs that the candidates have. psi is 1 / ``dense_temperature``.
 
 What differs from the paper, and why:
 
-- Codes are normalised over the children that exist in the trie, in training as in decoding (CONTRACTS 3).
+- Codes are normalised over the children that exist in the trie, in training as in decoding.
 - The contrastive loss compares with the catalogue, or with a uniform sample of a large one, not with the items that
   happen to be in the batch: those are drawn by popularity, and the cosine would learn to take it out again.
 - The paper fine-tunes a text encoder; here the content vectors are given, and a small network on top is trained.

@@ -9,7 +9,7 @@ the two.
 
 What differs from the paper, and why:
 
-- The softmax runs over the children that exist in the trie (CONTRACTS 3), in training as in decoding, not over
+- The softmax runs over the children that exist in the trie, in training as in decoding, not over
   the whole vocabulary; so no invalid ID can be said, and the paper's share of invalid IDs is zero.
 - A training step predicts ``tiger.targets`` events of each history, drawn without replacement by torch's
   generator, each from the events before it. The paper makes every (history, next event) pair a sample and
@@ -17,7 +17,7 @@ What differs from the paper, and why:
   target rather than once an event. Each draw is weighted by how many events it stands for, so that the loss is
   an unbiased estimate of the mean over all events; with at least as many targets as events it is that mean.
 - Users are hashed to one of ``tiger.user_tokens`` tokens, as in the paper (2,000 there), but none is the default: what
-  a user leaves in weights cannot be erased (CONTRACTS 1). The token is added to a learnt start token, which alone
+  a user leaves in weights cannot be erased. The token is added to a learnt start token, which alone
   stands there for an unknown user, and without user tokens, so that a user without a history is something to read.
 - Code tables, of the input and of the output, start at zero: a code that nothing trained adds nothing.
 

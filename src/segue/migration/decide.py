@@ -1,4 +1,4 @@
-"""The decision: a pure function of evidence, policy and a moment (DESIGN, rule 12).
+"""The decision: a pure function of evidence, policy and a moment.
 
 It fails closed: PROMOTE needs every requirement met by bound, finite and fresh evidence. A guardrail that
 online evidence shows to be broken gives ROLLBACK. Everything else is HOLD, with a sentence for each

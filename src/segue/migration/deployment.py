@@ -1,4 +1,4 @@
-"""The deployment document: what serves whom (CONTRACTS 2). Immutable, canonical JSON, numbered from 1."""
+"""The deployment document: what serves whom. Immutable, canonical JSON, numbered from 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence: what was measured, bound to what it was measured on (CONTRACTS 6).
+"""Evidence: what was measured, bound to what it was measured on.
 
 Evidence is a value: frozen, written as canonical JSON, named by its hash. A number that cannot be computed
 (NaN, an infinite bound) is kept as ``None``: JSON has no NaN, and a gate must see that it is missing rather

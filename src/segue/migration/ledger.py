@@ -1,4 +1,4 @@
-"""The ledger: the truth about what serves and why (CONTRACTS 2).
+"""The ledger: the truth about what serves and why.
 
 One append-only table of hash-chained rows, in SQLite (default, ``state/<dataset>/ledger.db``) or Postgres
 (``SEGUE_LEDGER_URL``, or ``SEGUE_DATABASE_URL`` for ledger and online store). A row's hash covers its own

@@ -1,4 +1,4 @@
-"""Online evidence: from the users of a running experiment to what the gates take (CONTRACTS 6, docs/statistics.md).
+"""Online evidence: from the users of a running experiment to what the gates take (docs/statistics.md).
 
 A pure function. Every figure is over users whose window has closed, and its interval is a confidence sequence, so it may
 be asked for after every event. Guardrails are given at the confidence of their family. What cannot be measured is not there,

@@ -1,4 +1,4 @@
-"""The identity of a recipe: how a model is made, not which model came out (CONTRACTS 1).
+"""The identity of a recipe: how a model is made, not which model came out.
 
 Daily items and weekly retrains keep the recipe, so that an experiment's evidence counts on through them.
 """

@@ -1,4 +1,4 @@
-"""The deployment's state machine (CONTRACTS 2): which document may follow which, and by whose leave.
+"""The deployment's state machine: which document may follow which, and by whose leave.
 
 An event reads the ledger, computes the next document (:mod:`segue.migration.events`, one module each), and writes
 it with what goes with it in one transaction. What a decision allows is done at most once; a repeated or revoked

@@ -1,4 +1,4 @@
-"""Bundles: everything that serving needs, in one immutable folder (CONTRACTS 1, DESIGN rules 14 and 15).
+"""Bundles: everything that serving needs, in one immutable folder.
 
     bundle.json      what it is: identities, rules, decoding, recipe, and the hash of every file
     items.parquet    the items with their titles; row i is item index i

@@ -1,4 +1,4 @@
-"""MLflow's aliases as a projection of the ledger, and an alias moved by hand as a request (CONTRACTS 2).
+"""MLflow's aliases as a projection of the ledger, and an alias moved by hand as a request.
 
 Three values are compared for every alias: what was projected last (remembered in the ledger), what the ledger
 says, and what the registry shows. Only *shown ≠ projected last* is a request, and not even that where the

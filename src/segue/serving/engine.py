@@ -1,4 +1,4 @@
-"""The engine behind any server: one bundle, its paths, and what happens when a path fails (DESIGN rule 14).
+"""The engine behind any server: one bundle, its paths, and what happens when a path fails.
 
 A list is made by the path that was asked for; where that path raises, is too slow, returns something that is
 no list of this catalogue, or is not there, the next one makes it: generative -> cascade -> popularity. A path that is made of

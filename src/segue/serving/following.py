@@ -1,4 +1,4 @@
-"""Following the deployment: read the document, hold its bundles, swap one reference (CONTRACTS 2 and 7).
+"""Following the deployment: read the document, hold its bundles, swap one reference.
 
 A request keeps the deployment it began with. A document or a bundle that cannot be used changes nothing:
 what served goes on serving, and :attr:`Follower.problem` says why. The last good document and its bundles

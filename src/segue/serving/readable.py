@@ -1,6 +1,6 @@
 """Whether a bundle's generative model can be loaded by this version of the code, asked before anybody is served by it.
 
-A server goes on by the cascade where it cannot (DESIGN rule 14). Whoever promotes such a bundle would send a share of the
+A server goes on by the cascade where it cannot. Whoever promotes such a bundle would send a share of the
 users to fallbacks, and learn of it from a guardrail.
 """
 

@@ -1,4 +1,4 @@
-"""The codebook: the frozen fusion and quantizers that turn item vectors into codes (CONTRACTS 1)."""
+"""The codebook: the frozen fusion and quantizers that turn item vectors into codes."""
 
 from __future__ import annotations
 

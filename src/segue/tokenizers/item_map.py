@@ -1,4 +1,4 @@
-"""The item map: every item's semantic ID under one codebook. It grows by revisions (CONTRACTS 1).
+"""The item map: every item's semantic ID under one codebook. It grows by revisions.
 
 A revision adds or retires items. It never changes the codes or the vector of an item that stays, and never
 gives a code to a second item, not even one whose item was retired; an item that comes back gets its own codes

@@ -1,4 +1,4 @@
-"""The online store: histories, events, exposures and feedback, in SQLite or Postgres (CONTRACTS 7)."""
+"""The online store: histories, events, exposures and feedback, in SQLite or Postgres."""
 
 from segue.serving.store.attribution import Coverage, UserSums
 from segue.serving.store.records import Exposure, Posted, Retention, StoredHistory, new_exposure_id

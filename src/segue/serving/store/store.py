@@ -1,4 +1,4 @@
-"""The online store: user histories, the events posted since, what was shown, and how users responded (CONTRACTS 7).
+"""The online store: user histories, the events posted since, what was shown, and how users responded.
 
 A user's history is the snapshot's, followed by the events posted since. Exposures and feedback name a user by
 a hash that is keyed by a secret of the store.
