@@ -53,6 +53,11 @@ def segue(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
             "generative.model is 'nope', which nothing provides (models: house",
         ),
         (["run", "--set", "tokenizer.name=nope"], "there is no tokenizer 'nope'"),
+        (
+            ["run", "--set", "tokenizer.modality_weights={colaborative: 2}"],
+            "there is no modality 'colaborative'",
+        ),
+        (["run", "--set", "tuning.seed=2024-02-30"], "'2024-02-30' is no value in YAML"),
         (["run", "--set", "encoders.text_model=nope"], "there is no text encoder 'nope'"),
         (["run", "--set", "encoders.image_model=nope"], "there is no image encoder 'nope'"),
         (["step", "ingest", "--nproc", "2"], "ingest runs in one process"),

@@ -36,6 +36,9 @@ READERS: list[Callable[[Path], Any]] = [
         (None, r"a\.yaml is missing"),
         ("name: Käse".encode("latin-1"), r"a\.yaml is no UTF-8 text: save it as UTF-8"),
         (b"a: b: c", r"a\.yaml is no valid YAML: .*line 1"),
+        (b"a: 2024-02-30", r"a\.yaml is no valid YAML: day"),
+        (b"a: !!int abc", r"a\.yaml is no valid YAML: "),
+        (b"[" * 5000, r"a\.yaml is no valid YAML: it is nested too deeply"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_by_all_who_read_one(

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from segue.canonical import sha256_of
@@ -31,7 +30,7 @@ from segue.serving.settings import ServingSettings
 from segue.settings import Settings
 from segue.tokenizers.settings import DriftSettings, SemanticIdSettings, TokenizerSettings
 from segue.workspace import Workspace, check_name
-from segue.yaml_files import read_yaml
+from segue.yaml_files import parse_yaml, read_yaml
 
 FILE_MARK: Final = "@"  # an override that begins with it names a file
 
@@ -171,8 +170,8 @@ def _parse_override(override: str, origin: str) -> dict[str, Any]:
     if not separator or "." not in key:
         raise ConfigurationError(f"{origin} {override!r} is not of the form section.key=value")
     try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise ConfigurationError(f"{origin} {override!r}: {text!r} is no value in YAML") from error
     for part in reversed(key.strip().split(".")):
         value = {part: value}

@@ -433,6 +433,9 @@ def test_settings_of_a_file_reach_the_model_and_wrong_ones_are_named(made: World
         wrong.settings(CONTENDERS["sasrec"], made, None)
     with pytest.raises(ConfigurationError, match=r"chosen.yaml: models.house.dropout: .*less than 1"):
         wrong.settings(CONTENDERS["house"], made, None)
+    misspelt = ChosenSettings("chosen.yaml", {"modality_weights": {"colaborative": 2}}, {})
+    with pytest.raises(ConfigurationError, match="there is no modality 'colaborative'; known: attribute"):
+        misspelt.tokenizer_of("house", made)
 
 
 def test_popularity_without_a_half_life_counts(made: World) -> None:

@@ -314,6 +314,12 @@ def test_a_weight_of_a_modality_that_there_is_not_is_named(workspace: Workspace)
     ):
         run_step(workspace, DATASET, "codebook", params, force=True)
     assert contents(workspace, "codebook") == before
+    unweighed = PARAMS.tokenizer.modality_weights | {"audio": 0.0}
+    params = PARAMS.model_copy(
+        update={"tokenizer": PARAMS.tokenizer.model_copy(update={"modality_weights": unweighed})}
+    )
+    run_step(workspace, DATASET, "codebook", params, force=True)
+    assert contents(workspace, "codebook")["codebook.safetensors"] == before["codebook.safetensors"]
 
 
 def test_pictures_join_the_codebook_and_an_inserted_item_is_the_steps(

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segue.errors import ConfigurationError
-from segue.yaml_files import read_yaml
+from segue.yaml_files import parse_yaml, read_yaml
 
 
 class Answers(BaseModel):
@@ -119,6 +118,6 @@ def _fault(given: Mapping[str, Any], name: str) -> str | None:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text  # the model says what is wrong with it

@@ -22,6 +22,8 @@ from segue.benchmarking.contenders import CONTENDERS
 from segue.benchmarking.world import World
 from segue.errors import ConfigurationError
 from segue.settings import Settings
+from segue.steps.registry import EMBEDDINGS
+from segue.tokenizers.embeddings import check_modalities
 from segue.tokenizers.settings import TokenizerSettings
 from segue.yaml_files import read_yaml
 
@@ -55,7 +57,9 @@ class ChosenSettings:
         """The codebook's settings for the contender ``name``. Raises ConfigurationError likewise."""
         said = {**self.tokenizer, **self.models.get(name, {}).get("tokenizer", {})}
         base = world.params.tokenizer.model_dump()
-        return _merged(TokenizerSettings, base, said, f"{self.origin}: tokenizer of {name}")
+        merged = _merged(TokenizerSettings, base, said, f"{self.origin}: tokenizer of {name}")
+        check_modalities(merged.modality_weights, EMBEDDINGS)
+        return merged
 
 
 def read_settings(path: Path) -> ChosenSettings:

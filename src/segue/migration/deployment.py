@@ -41,7 +41,7 @@ class Arm(_Document):
 
 
 class Shadow(_Document):
-    """A path computed on a sample of requests (``rate``), or asked for as a preview, and shown to nobody."""
+    """A path computed for a sample of users (``rate``), or asked for as a preview, and shown to nobody."""
 
     bundle: str
     path: PathName

@@ -12,7 +12,7 @@ from segue.schema import UserGroup
 from segue.steps.runner import StepContext
 from segue.tokenizers.alignment import Alignment, Pairs
 from segue.tokenizers.codebook import Codebook
-from segue.tokenizers.embeddings import load_modalities, require_known
+from segue.tokenizers.embeddings import check_modalities, load_modalities
 from segue.tokenizers.quality import codes_quality, heldout_error, plot_usage
 from segue.tokenizers.retrieval import cross_modal_recall
 
@@ -31,8 +31,8 @@ def run(context: StepContext) -> None:
         return
     settings = context.params.tokenizer
     items = Items.load(context.inputs["splits"])
+    check_modalities(settings.modality_weights, context.inputs)
     modalities, encoders = load_modalities(context.inputs, items)
-    require_known(settings.modality_weights, modalities)
     pairs = _pairs(context, len(items)) if settings.fusion == Alignment.name else None
     codebook = Codebook.fit(modalities, encoders, settings, pairs)
     vectors, _ = codebook.fuse(modalities)

@@ -20,8 +20,9 @@ from segue.params import Params, active_datasets, expanded, load_params
 from segue.steps import dvc
 from segue.steps.child import run_child
 from segue.steps.day_two import day_two, served_bundle
-from segue.steps.registry import STEPS
+from segue.steps.registry import EMBEDDINGS, STEPS
 from segue.steps.runner import is_up_to_date
+from segue.tokenizers.embeddings import check_modalities
 from segue.tokenizers.registry import load_tokenizer
 from segue.workspace import Workspace
 
@@ -44,6 +45,7 @@ def _check_names(params: Params) -> None:
     """Names that registries resolve: a wrong one is told now, not after hours by the step that needs it."""
     check_encoders(params.encoders)
     load_tokenizer(params.tokenizer.name)
+    check_modalities(params.tokenizer.modality_weights, EMBEDDINGS)
     check_model(params.generative.model)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from segue.errors import ArtifactError, ConfigurationError
@@ -33,10 +33,12 @@ def load_modalities(
     return modalities, encoders
 
 
-def require_known(weights: Mapping[str, float], modalities: Mapping[str, ItemVectors]) -> None:
-    """Raises ConfigurationError where ``tokenizer.modality_weights`` weighs a modality that no step makes."""
-    for name in weights:
-        if name not in modalities:
+def check_modalities(weights: Mapping[str, float], steps: Iterable[str]) -> None:
+    """Raises ConfigurationError where ``tokenizer.modality_weights`` gives a weight above 0 to a modality that none of
+    ``steps`` (called ``<modality>_embeddings``) makes."""
+    known = sorted(step.removesuffix(SUFFIX) for step in steps if step.endswith(SUFFIX))
+    for name, weight in weights.items():
+        if weight > 0 and name not in known:
             raise ConfigurationError(
-                f"tokenizer.modality_weights.{name}: there is no modality {name!r}; known: {', '.join(sorted(modalities))}"
+                f"tokenizer.modality_weights.{name}: there is no modality {name!r}; known: {', '.join(known)}"
             )
