@@ -36,8 +36,8 @@ READERS: list[Callable[[Path], Any]] = [
         (None, r"a\.yaml is missing"),
         ("name: Käse".encode("latin-1"), r"a\.yaml is no UTF-8 text: save it as UTF-8"),
         (b"a: b: c", r"a\.yaml is no valid YAML: .*line 1"),
-        (b"a: 2024-02-30", r"a\.yaml is no valid YAML: day"),
-        (b"a: !!int abc", r"a\.yaml is no valid YAML: "),
+        (b"b: 2\na: [1, 2024-02-30]", r"a\.yaml is no valid YAML: line 2, '2024-02-30': day"),
+        (b"a: !!int abc", r"a\.yaml is no valid YAML: line 1, 'abc': "),
         (b"[" * 5000, r"a\.yaml is no valid YAML: it is nested too deeply"),
     ],
 )

@@ -23,7 +23,10 @@ def explain(
     dataset: Annotated[
         str, typer.Option("--dataset", "--profile", "-d", help="A profile: profiles/<dataset>.yaml")
     ] = DEFAULT,
-    path: Annotated[str | None, typer.Option(help="cascade or generative; default: as deployed")] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(help="As in docs/paths.md; default: as deployed (of a blend, the generative)"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that the server would answer")] = False,
 ) -> None:
     """Why this item: the sentence, the events that mattered and the shared theme, as the server answers."""

@@ -20,8 +20,24 @@ def parse_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    except ValueError as error:
+        raise ValueError(f"{_where(yaml.compose(text, yaml.SafeLoader))}{error}") from error
+
+
+def _where(node: yaml.Node | None) -> str:
+    """The line of the first scalar below ``node`` that cannot be read, and what it is: the parser's bare errors name neither."""
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            yaml.SafeLoader("").construct_object(node)
+        except ValueError:
+            return f"line {node.start_mark.line + 1}, {node.value[:40]!r}: "
+    if isinstance(node, yaml.MappingNode):
+        return next(filter(None, (_where(each) for pair in node.value for each in pair)), "")
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(_where, node.value)), "")
+    return ""
 
 
 def read_yaml(path: Path, *, absent: str = "") -> Any:

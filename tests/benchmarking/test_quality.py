@@ -400,6 +400,8 @@ def test_an_unknown_contender_and_nothing_to_compare_are_refused(made: World, tm
         ("model: {}", "there is no model; known: tokenizer, models"),
         ("models: [sasrec]", "models must be a mapping"),
         ("models: {sasrec: 3}", "models.sasrec must be a mapping of settings"),
+        ("models: {house: {dropuot: 0.5}}", "there is no models.house.dropuot; known: model, dimensions"),
+        ("models: {house: {tokenizer: {sed: 3}}}", "there is no models.house.tokenizer.sed; known: name"),
         ("- 1", "must be a mapping with the keys tokenizer, models"),
         ("a: b: c", "is no valid YAML"),
     ],
@@ -434,7 +436,10 @@ def test_settings_of_a_file_reach_the_model_and_wrong_ones_are_named(made: World
     with pytest.raises(ConfigurationError, match=r"chosen.yaml: models.house.dropout: .*less than 1"):
         wrong.settings(CONTENDERS["house"], made, None)
     misspelt = ChosenSettings("chosen.yaml", {"modality_weights": {"colaborative": 2}}, {})
-    with pytest.raises(ConfigurationError, match="there is no modality 'colaborative'; known: attribute"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"chosen.yaml: tokenizer of house.modality_weights.colaborative: ",
+    ):
         misspelt.tokenizer_of("house", made)
 
 

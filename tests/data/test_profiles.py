@@ -180,6 +180,20 @@ def test_columns_without_a_known_name_are_told_by_their_values(
     assert data.catalogue.columns["item_id"] == "kennung"
 
 
+def test_unknown_names_above_ids_and_times_without_a_bare_number_are_a_header(workspace: Workspace) -> None:
+    rows = [f"u{n % 60};i{n * 7 % 70:03};2024-01-{1 + n % 28:02} 11:23:{n % 60:02};Handy" for n in range(400)]
+    path = put(workspace, "a.csv", "\n".join(["Kunde;Artikel;Datum;Gerät", *rows]) + "\n")
+    init_profile(workspace, path, columns={"user_id": "Kunde", "item_id": "Artikel"})
+    data = load_params(workspace, "a").data
+    assert data.interactions is not None
+    assert data.interactions.has_header
+    assert data.interactions.columns == {"user_id": "Kunde", "item_id": "Artikel", "timestamp": "Datum"}
+    # Without the first line nothing names the columns.
+    headless = put(workspace, "b.csv", "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match="it has no header, so its columns are counted from 1"):
+        init_profile(workspace, headless)
+
+
 def test_movietweetings_columns_need_no_option(workspace: Workspace) -> None:
     events = put(workspace, "tweets.csv", many("user,movie,rating,time", "{u},{i},7,{t}"))
     movies = put(workspace, "movies.csv", ITEMS.replace("kennung,name", "movie,title"))

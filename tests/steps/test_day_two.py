@@ -183,7 +183,7 @@ def test_an_override_without_a_bundle_says_how_one_is_made(workspace: Workspace)
     ("mistake", "warning"),
     [
         ("migrashun: {}", "profiles/ml-100k.yaml: there is no section 'migrashun'"),
-        ("since: 2024-02-30", "profiles/ml-100k.yaml is no valid YAML: day"),
+        ("since: 2024-02-30", "profiles/ml-100k.yaml is no valid YAML: line 1, '2024-02-30': day"),
     ],
 )
 def test_a_misspelt_profile_stands_in_the_way_of_no_step_back(

@@ -57,8 +57,9 @@ class ChosenSettings:
         """The codebook's settings for the contender ``name``. Raises ConfigurationError likewise."""
         said = {**self.tokenizer, **self.models.get(name, {}).get("tokenizer", {})}
         base = world.params.tokenizer.model_dump()
-        merged = _merged(TokenizerSettings, base, said, f"{self.origin}: tokenizer of {name}")
-        check_modalities(merged.modality_weights, EMBEDDINGS)
+        where = f"{self.origin}: tokenizer of {name}"
+        merged = _merged(TokenizerSettings, base, said, where)
+        check_modalities(merged.modality_weights, EMBEDDINGS, where=where)
         return merged
 
 
@@ -76,6 +77,9 @@ def read_settings(path: Path) -> ChosenSettings:
     for name, value in models.items():
         if not isinstance(value, dict):
             raise ConfigurationError(f"{path}: models.{name} must be a mapping of settings")
+        _refuse(path, f"models.{name}.", value, (*CONTENDERS[name].settings.model_fields, "tokenizer"))
+        if isinstance(of_tokenizer := value.get("tokenizer"), dict):
+            _refuse(path, f"models.{name}.tokenizer.", of_tokenizer, tuple(TokenizerSettings.model_fields))
     return ChosenSettings(path.name, tokenizer, models)
 
 

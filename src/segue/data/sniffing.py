@@ -62,10 +62,21 @@ def sniff(path: str, separator: str | None = None) -> tuple[TableSource, pl.Data
 
 
 def _looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
-    first, second = rows[0], rows[1]
+    """Whether the first line names columns: by a name that is known, or because some column has digits (a number, a time, an
+    id such as u53) in every line but the first."""
+    first, others = rows[0], rows[1:]
     if any(map(is_known, first)):
         return True
-    return not any(map(_is_number, first)) and any(map(_is_number, second))
+    if any(map(_is_number, first)):
+        return False
+    return any(map(_is_number, others[0])) or any(
+        not _has_digit(name) and all(map(_has_digit, column))
+        for name, *column in zip(first, *others, strict=False)
+    )
+
+
+def _has_digit(cell: str) -> bool:
+    return any(character.isdigit() for character in cell)
 
 
 def _is_number(cell: str) -> bool:

@@ -33,12 +33,12 @@ def load_modalities(
     return modalities, encoders
 
 
-def check_modalities(weights: Mapping[str, float], steps: Iterable[str]) -> None:
-    """Raises ConfigurationError where ``tokenizer.modality_weights`` gives a weight above 0 to a modality that none of
+def check_modalities(weights: Mapping[str, float], steps: Iterable[str], *, where: str = "tokenizer") -> None:
+    """Raises ConfigurationError where the ``modality_weights`` of ``where`` give a weight above 0 to a modality that none of
     ``steps`` (called ``<modality>_embeddings``) makes."""
     known = sorted(step.removesuffix(SUFFIX) for step in steps if step.endswith(SUFFIX))
     for name, weight in weights.items():
         if weight > 0 and name not in known:
             raise ConfigurationError(
-                f"tokenizer.modality_weights.{name}: there is no modality {name!r}; known: {', '.join(known)}"
+                f"{where}.modality_weights.{name}: there is no modality {name!r}; known: {', '.join(known)}"
             )
