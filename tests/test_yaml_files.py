@@ -38,6 +38,8 @@ READERS: list[Callable[[Path], Any]] = [
         (b"a: b: c", r"a\.yaml is no valid YAML: .*line 1"),
         (b"b: 2\na: [1, 2024-02-30]", r"a\.yaml is no valid YAML: line 2, '2024-02-30': day"),
         (b"a: !!int abc", r"a\.yaml is no valid YAML: line 1, 'abc': "),
+        (b"a: &a [*a, 2024-02-30]", r"a\.yaml is no valid YAML: line 1, '2024-02-30': day"),
+        (b"a: !!bool perhaps", r"a\.yaml is no valid YAML: line 1, 'perhaps': "),
         (b"[" * 5000, r"a\.yaml is no valid YAML: it is nested too deeply"),
     ],
 )

@@ -10,34 +10,28 @@ import yaml
 from segue.errors import ConfigurationError
 
 
-def parse_yaml(text: str) -> Any:
-    """The value that ``text`` is. Raises ValueError where it is none, saying what is wrong.
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, whose bare errors about a scalar (a date that there is not, a number that is too long) are
+    its own kind of error and name the line."""
 
-    A scalar that looks like a date and is none (2024-02-30), or a number that is too long, is a bare ValueError of the parser's,
-    and what is nested too deeply a RecursionError.
-    """
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:
+            if not isinstance(node, yaml.ScalarNode):
+                raise
+            place = f"line {node.start_mark.line + 1}, {node.value[:40]!r}"
+            raise yaml.constructor.ConstructorError(problem=f"{place}: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that ``text`` is. Raises ValueError where it is none, saying what is wrong."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # a SafeLoader
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-    except ValueError as error:
-        raise ValueError(f"{_where(yaml.compose(text, yaml.SafeLoader))}{error}") from error
-
-
-def _where(node: yaml.Node | None) -> str:
-    """The line of the first scalar below ``node`` that cannot be read, and what it is: the parser's bare errors name neither."""
-    if isinstance(node, yaml.ScalarNode):
-        try:
-            yaml.SafeLoader("").construct_object(node)
-        except ValueError:
-            return f"line {node.start_mark.line + 1}, {node.value[:40]!r}: "
-    if isinstance(node, yaml.MappingNode):
-        return next(filter(None, (_where(each) for pair in node.value for each in pair)), "")
-    if isinstance(node, yaml.SequenceNode):
-        return next(filter(None, map(_where, node.value)), "")
-    return ""
 
 
 def read_yaml(path: Path, *, absent: str = "") -> Any:
